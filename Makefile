@@ -1,0 +1,48 @@
+# Two commands matter: `make repro` (the whole study) and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORT ?= 5000
+# Nothing here talks to a telemetry server; the environment's tools come before the system's.
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint status ui clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: $(READY)  ## replicate the whole study (PROFILE=smoke|quick|study|paper sets the scale)
+	$(if $(PROFILE),@ipt profile $(PROFILE))
+	@ipt check-params
+	@dvc repro
+	@ipt summary
+
+test: $(READY)  ## run the tests
+	@python -m pytest -q
+
+lint: $(READY)  ## check the code's style
+	@ruff check src tests workflow && ruff format --check src tests
+
+status: $(READY)  ## say what is up to date and what is not
+	@ipt status
+
+ui: $(READY)  ## open the MLflow runs on 127.0.0.1 (PORT=5000)
+	@echo "Training runs: http://127.0.0.1:$(PORT)/#/experiments/$$(ipt experiment-id)/runs?workflowType=machine_learning"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+clean:  ## delete scratch files (checkpoints, half-finished work); results stay
+	rm -rf .ipt

@@ -1,0 +1,102 @@
+"""`ipt`, the command line. Thin: it parses, calls a stage, and turns an InputError into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instruct_ipt.errors import InputError
+from instruct_ipt.stage_table import STAGES
+
+app = typer.Typer(
+    help="Instruct-IPT: one image-processing transformer, many restoration tasks, by low-rank weight modulation.\n\n"
+    "`make repro` (or `dvc repro`) runs every stage in order; the commands below run one thing at a time and read "
+    "their settings from params.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _add_stage(name: str, text: str) -> None:
+    def command() -> None:
+        from instruct_ipt.pipeline import run_stage
+
+        run_stage(name)
+
+    app.command(name.replace("_", "-"), help=text, rich_help_panel="Stages of the replication")(command)
+
+
+for _stage in STAGES.values():
+    _add_stage(_stage.name, _stage.help)
+
+
+@app.command()
+def cell(
+    study: Annotated[str, typer.Argument(help="Study, for example `rank`.")],
+    setting: Annotated[str, typer.Argument(help="Setting, for example `constant-4`.")],
+    seed: Annotated[int, typer.Argument(help="Seed.")],
+) -> None:
+    """Train and score one ablation cell (Snakemake calls this)."""
+    from instruct_ipt.pipeline import run_cell
+
+    print(run_cell(study, setting, seed))
+
+
+@app.command()
+def status() -> None:
+    """Say which outputs match the parameters, code and inputs of now; exit code 1 if one does not."""
+    from instruct_ipt.params import load
+    from instruct_ipt.pipeline import staleness
+
+    configuration = load()
+    width = max(map(len, STAGES))
+    stale = 0
+    for stage in STAGES.values():
+        reasons = staleness(stage, configuration)
+        stale += bool(reasons)
+        print(f"{stage.name:{width}}  {'; '.join(reasons) if reasons else 'up to date'}")
+    raise typer.Exit(1 if stale else 0)
+
+
+@app.command()
+def profile(name: Annotated[str, typer.Argument(help="smoke, quick, study or paper.")]) -> None:
+    """Set the `profile` key of params.yaml."""
+    from instruct_ipt.params import load, set_profile
+
+    changed = set_profile(name)
+    load()
+    print(f"params.yaml: profile is {name}" + ("" if changed else " already"))
+
+
+@app.command("check-params")
+def check_params(path: Annotated[Path, typer.Argument(help="File to check.")] = Path("params.yaml")) -> None:
+    """Check params.yaml without running anything."""
+    from instruct_ipt.params import load
+
+    print(f"{path}: valid, profile {load(path).profile}")
+
+
+@app.command("mlflow-sync")
+def mlflow_sync() -> None:
+    """Fill the tracking store from finished result files; runs that are there already stay as they are."""
+    from instruct_ipt.sync import sync
+
+    print(f"{sync()} runs added")
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend are one line and exit code 2; `IPT_DEBUG=1` shows the traceback."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app()
+    except InputError as error:
+        if os.environ.get("IPT_DEBUG"):
+            raise
+        print(f"ipt: {error}", file=sys.stderr)
+        sys.exit(2)

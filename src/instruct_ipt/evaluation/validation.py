@@ -1,0 +1,54 @@
+"""PSNR on the validation split: the only score that training and every choice may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from instruct_ipt.data.prepared import pairs
+from instruct_ipt.evaluation.protocol import psnr
+from instruct_ipt.tasks import TASKS
+
+if TYPE_CHECKING:
+    from instruct_ipt.modulation import TaskModel
+
+
+class Validation:
+    """The validation crops of all tasks, loaded once.
+
+    Args:
+        root: `data/prepared`.
+        settings: the `degradation` section of the parameters; noise is taken at its middle level.
+    """
+
+    def __init__(self, root: Path, settings: Any) -> None:
+        levels = sorted(settings.denoise.sigma)
+        sigmas = [levels[len(levels) // 2]]
+        self._sets = {task: _stack(root, task, settings, sigmas) for task in TASKS}
+
+    def __call__(self, model: TaskModel, tasks: Sequence[str] = TASKS) -> dict[str, float]:
+        """Mean PSNR in dB per task."""
+        return {task: float(np.mean(self.scores(model, task))) for task in tasks}
+
+    def scores(self, model: TaskModel, task: str) -> list[float]:
+        """PSNR in dB of each crop."""
+        inputs, targets = self._sets[task]
+        outputs = restore_stack(model, inputs, task)
+        return [psnr(out, target) for out, target in zip(outputs, targets, strict=True)]
+
+
+def restore_stack(model: TaskModel, inputs: np.ndarray, task: str) -> np.ndarray:
+    """Restore float32 (N, H, W, 3) images of one size; the same shape comes back, not clipped."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        output = model(torch.from_numpy(inputs).to(device).permute(0, 3, 1, 2), task)
+    return output.permute(0, 2, 3, 1).float().cpu().numpy()
+
+
+def _stack(root: Path, task: str, settings: Any, sigmas: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    found = list(pairs(root, "validation", task, settings, sigmas))
+    return np.stack([pair.input for pair in found]), np.stack([pair.target for pair in found])

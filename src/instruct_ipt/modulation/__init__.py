@@ -1,0 +1,30 @@
+"""Low-rank task biases on the weights of any `torch.nn.Module`: attach, select a task, fold, pack to a file."""
+
+from __future__ import annotations
+
+from .bias import FullBias, LowRankBias, TaskBias, TaskRows
+from .interface import TaskChoice, TaskModel, check_strength, set_trainable, task_mix
+from .modulated import Modulated, modulate
+from .pack import Pack, backbone_digest, install_pack, load_pack, save_pack
+from .rank import RankRule, matrix_shape
+
+__all__ = [
+    "FullBias",
+    "LowRankBias",
+    "Modulated",
+    "Pack",
+    "RankRule",
+    "TaskBias",
+    "TaskChoice",
+    "TaskModel",
+    "TaskRows",
+    "backbone_digest",
+    "check_strength",
+    "install_pack",
+    "load_pack",
+    "matrix_shape",
+    "modulate",
+    "save_pack",
+    "set_trainable",
+    "task_mix",
+]

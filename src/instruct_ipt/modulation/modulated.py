@@ -1,0 +1,196 @@
+"""W + bias[t]: run any module with the weights of a task, or write them in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .bias import TaskBias, TaskRows, task_bias
+from .interface import TaskChoice, check_strength, set_trainable, task_mix
+from .rank import RankRule
+
+
+class Modulated(nn.Module):
+    """A backbone with a task bias on each selected weight. A fresh one equals its backbone bit for bit, for every task.
+
+    The backbone module is kept as it is, under `backbone`; its forward takes one batch (N, ...) and returns one. Build
+    with `modulate`.
+
+    Attributes:
+        backbone: the module whose weights are modulated.
+        tasks: task names, in the order of the stacked biases.
+        biases: `TaskBias` modules; read them by parameter name with `bias`.
+    """
+
+    def __init__(self, backbone: nn.Module, tasks: Sequence[str], biases: dict[str, TaskBias]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tasks = tuple(tasks)
+        self.biases = nn.ModuleDict({_key(name): bias for name, bias in biases.items()})
+        self._names = tuple(biases)
+        self._unfolded: dict[str, Tensor] = {}
+        self._folded: tuple[float, ...] | None = None
+
+    def selection(self) -> tuple[str, ...]:
+        """Names of the modulated parameters of the backbone, in the backbone's order."""
+        return self._names
+
+    def bias(self, name: str) -> TaskBias:
+        """The task bias of the backbone's parameter `name`."""
+        return self.biases[_key(name)]
+
+    def forward(self, x: Tensor, task: TaskChoice, strength: float = 1.0) -> Tensor:
+        """Run x, (N, ...), with the weights of `task` (see `TaskChoice`); strength in [0, 1.5] scales the biases.
+
+        One pass when all samples share their task weights. Otherwise samples are regrouped by distinct task weights,
+        run once per group, and put back in order.
+
+        Raises:
+            KeyError: unknown task.
+            ValueError: strength out of range, wrong shape of `task`, or another task than the one folded in.
+        """
+        mix = task_mix(task, self.tasks, len(x)) * check_strength(strength)
+        rows, group = torch.unique(mix, dim=0, return_inverse=True)
+        if self._folded is not None:
+            return self._run_folded(x, rows)
+        weights = self._weights(rows)
+        if len(rows) == 1:
+            return functional_call(self.backbone, weights[0], (x,))
+        members = [torch.nonzero(group == index).flatten().to(x.device) for index in range(len(rows))]
+        parts = [functional_call(self.backbone, w, (x[m],)) for w, m in zip(weights, members, strict=True)]
+        return torch.cat(parts)[torch.argsort(torch.cat(members))]
+
+    def _run_folded(self, x: Tensor, rows: Tensor) -> Tensor:
+        if len(rows) != 1 or tuple(rows[0].tolist()) != self._folded:
+            raise ValueError("another task or strength is folded into the weights; call unfold_() before choosing one")
+        return self.backbone(x)
+
+    def _weights(self, mix: Tensor) -> list[dict[str, Tensor]]:
+        """Parameter name -> weight plus bias, for each of the rows (G, T) of task weights."""
+        parameters = dict(self.backbone.named_parameters())
+        rows = TaskRows.of(mix, parameters[self._names[0]])
+        # Sums of weights are exact under autocast too; the layers themselves cast what they take.
+        with torch.autocast(rows.mix.device.type, enabled=False):
+            stacks = [self.bias(name).add_to(parameters[name], rows).unbind() for name in self._names]
+        return [dict(zip(self._names, weights, strict=True)) for weights in zip(*stacks, strict=True)]
+
+    @torch.no_grad()
+    def fold(self, task: TaskChoice, strength: float = 1.0) -> nn.Module:
+        """A copy of the backbone with `task` written into its weights: no parameter and no operation added.
+
+        Soft weights (1, T) fold a mixture of tasks.
+        """
+        mix = task_mix(task, self.tasks, 1) * check_strength(strength)
+        self.require_unfolded()
+        folded = copy.deepcopy(self.backbone)
+        parameters = dict(folded.named_parameters())
+        for name, weight in self._weights(mix)[0].items():
+            parameters[name].copy_(weight)
+        return folded
+
+    @torch.no_grad()
+    def fold_(self, task: TaskChoice, strength: float = 1.0) -> None:
+        """Write the biases of `task` into the backbone's own weights; until `unfold_` only this task can be run.
+
+        Doing it again replaces the task, always starting from the original weights.
+        """
+        mix = task_mix(task, self.tasks, 1) * check_strength(strength)
+        self.unfold_()
+        parameters = dict(self.backbone.named_parameters())
+        weights = self._weights(mix)[0]
+        self._unfolded = {name: parameters[name].clone() for name in self._names}
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+        self._folded = tuple(mix[0].tolist())
+
+    @torch.no_grad()
+    def unfold_(self) -> None:
+        """Restore the weights from before `fold_`, bit for bit. Without a folded task nothing happens."""
+        parameters = dict(self.backbone.named_parameters())
+        for name, original in self._unfolded.items():
+            parameters[name].copy_(original)
+        self._unfolded, self._folded = {}, None
+
+    def require_unfolded(self) -> None:
+        """ValueError while a task is folded into the backbone's own weights."""
+        if self._folded is not None:
+            raise ValueError("a task is folded into the weights; call unfold_() first")
+
+    def bias_parameters(self) -> list[nn.Parameter]:
+        """The factors and full increments of all tasks."""
+        return list(self.biases.parameters())
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """All parameters of the backbone."""
+        return list(self.backbone.parameters())
+
+    def added_parameters(self) -> int:
+        """Number of bias parameters, all tasks together."""
+        return sum(parameter.numel() for parameter in self.bias_parameters())
+
+    def parameters_per_task(self) -> float:
+        """Bias parameters that one task needs."""
+        return self.added_parameters() / len(self.tasks)
+
+    def set_trainable(self, *, backbone: bool, biases: bool) -> None:
+        """Freeze or free backbone and biases."""
+        set_trainable(self.backbone_parameters(), backbone)
+        set_trainable(self.bias_parameters(), biases)
+
+
+def modulate(
+    model: nn.Module,
+    tasks: Sequence[str],
+    select: Iterable[str],
+    rank_rule: RankRule,
+    generator: torch.Generator | None = None,
+) -> Modulated:
+    """Attach a task bias to each selected parameter of `model`, which may be any module and is not copied.
+
+    Args:
+        model: its forward takes one batch and returns one.
+        tasks: task names, distinct, at least one.
+        select: parameter names as in `model.named_parameters()`; repeats count once.
+        rank_rule: rank of the matrices; vectors and depthwise kernels always carry a full increment.
+        generator: source of the random start; None is torch's global one.
+
+    Raises:
+        ValueError: no task, repeated task, empty or unknown selection, a parameter that is tied to another, not of
+            floating point, or not initialised yet; the message names it.
+    """
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(f"tasks are {list(tasks)}; expected distinct names, at least one")
+    chosen = set(select)
+    if not chosen:
+        raise ValueError("the selection is empty; name at least one parameter to modulate")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if unknown := sorted(chosen - parameters.keys()):
+        raise ValueError(f"the model has no parameter {', '.join(unknown)}; take names from named_parameters()")
+    _check_supported(parameters, chosen)
+    # The backbone's order, not the caller's: the random start must not depend on the order of a selection.
+    names = [name for name in parameters if name in chosen]
+    return Modulated(model, tasks, {n: task_bias(parameters[n], len(tasks), rank_rule, generator) for n in names})
+
+
+def _check_supported(parameters: dict[str, nn.Parameter], chosen: set[str]) -> None:
+    """ValueError for a chosen parameter that cannot carry a bias."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        owners.setdefault(id(parameter), []).append(name)
+    for name in sorted(chosen):
+        weight = parameters[name]
+        if len(owners[id(weight)]) > 1:
+            raise ValueError(f"parameter {name} is tied to others: {', '.join(owners[id(weight)])}; leave it out")
+        if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"parameter {name} has no shape yet; run the model once first")
+        if not weight.is_floating_point() or not weight.numel():
+            raise ValueError(f"parameter {name} is {weight.dtype} of shape {tuple(weight.shape)}; cannot carry a bias")
+
+
+def _key(name: str) -> str:
+    """Parameter name -> module name: a module name has no dots, and the slash in front keeps clear of method names."""
+    return "/" + name.replace(".", "/")

@@ -1,0 +1,190 @@
+"""Running one stage: check what it stands on, run it in a scratch folder, put the outputs in place, keep the record."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instruct_ipt import params as params_module
+from instruct_ipt import provenance, tracking
+from instruct_ipt.errors import InputError
+from instruct_ipt.paths import RUNTIME, SCRATCH
+from instruct_ipt.stage_table import STAGES, Stage, maker_of
+from instruct_ipt.stages._cells import LEAVES, cell_record, find_cell
+
+
+@dataclass
+class Context:
+    """What a stage gets to work with.
+
+    Attributes:
+        params: its window on the parameters (only its declared sections).
+        out: scratch folder; a stage writes each output under the same relative path as its final place.
+        checkpoints: folder for rolling checkpoints, named by the digest of parameters, code and inputs.
+        tracker: live view for MLflow; losing it changes no output.
+    """
+
+    params: Any
+    out: Path
+    checkpoints: Path
+    tracker: tracking.Tracker
+
+
+def run_stage(name: str) -> None:
+    """Run stage ``name`` of :data:`instruct_ipt.stages.STAGES` on the parameters of `params.yaml`.
+
+    Raises:
+        InputError: an input is missing, or was made with other parameters or code than those that stand now.
+    """
+    stage = STAGES[name]
+    configuration = params_module.load()
+    check_inputs(stage.inputs, configuration)
+    started = current_record(stage, configuration)
+    work = SCRATCH / "work" / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    digest = provenance.digest(started)
+    context = Context(
+        params=params_module.View(configuration, stage.sections),
+        out=work,
+        checkpoints=SCRATCH / "checkpoints" / f"{name}-{digest[:16]}",
+        tracker=tracking.start(f"{configuration.profile}/{name}", digest, started["params"], stage=name),
+    )
+    begun = time.monotonic()
+    with context.tracker:
+        importlib.import_module(stage.modules[0]).run(context)
+        _publish(stage, work, started)
+        context.tracker.finish([Path(out) for out in stage.outputs])
+    note_runtime(name, time.monotonic() - begun)
+    shutil.rmtree(context.checkpoints, ignore_errors=True)
+
+
+def run_cell(study: str, setting: str, seed: int) -> Path:
+    """Train and score one cell of the ablation grid; returns its folder.
+
+    Raises:
+        InputError: the cell is not in the grid, or what it stands on is missing or stale.
+    """
+    configuration = params_module.load()
+    cell = find_cell(configuration, study, setting, seed)
+    check_inputs([path.as_posix() for path in LEAVES], configuration)
+    started = cell_record(configuration, cell)
+    digest = provenance.digest(started)
+    folder = cell.folder(configuration.profile)
+    work = SCRATCH / "work" / f"cell-{digest[:16]}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
+    tags = {"study": study, "setting": setting, "seed": str(seed)}
+    begun = time.monotonic()
+    with tracking.start(name, digest, started["params"], **tags) as tracker:
+        _train_cell(configuration, started["params"], SCRATCH / "checkpoints" / f"cell-{digest[:16]}", tracker, work)
+        provenance.write_json(work / "provenance.json", started)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _replace(work, folder)
+        tracker.finish([folder])
+    note_runtime(name, time.monotonic() - begun)
+    return folder
+
+
+def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
+    from instruct_ipt.stages import cell
+
+    grid = configuration.ablations
+    patches = [params_module.PatchPhase(share=1.0, size=grid.patch)]
+    scale = {"steps": grid.steps, "batch_per_task": grid.batch_per_task, "patches": patches, "threads": grid.threads}
+    settings = configuration.training.model_copy(update=scale | {"validate_every": grid.steps})
+    facts = spec["cell"] | {"rule": spec["rule"]}
+    cell.run(facts, settings, configuration.degradation, configuration.backbone.preset, checkpoints, tracker, out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def check_inputs(inputs: Sequence[str], configuration: params_module.Params) -> None:
+    """Refuse inputs that are missing or that were made with other parameters or code than those that stand now."""
+    for path in inputs:
+        maker = maker_of(path)
+        assert maker is not None, f"no stage makes {path}"
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist yet; `dvc repro {maker.name}` makes it (`make repro` makes everything)")
+        stale = staleness(maker, configuration)
+        if stale:
+            raise InputError(
+                f"{path} does not match what stands now: {stale[0]}; it was edited while `{maker.name}` ran or since: "
+                f"`dvc repro --force --single-item {maker.name}`, then `dvc repro`"
+            )
+
+
+def staleness(stage: Stage, configuration: params_module.Params) -> list[str]:
+    """Why the outputs of ``stage`` do not match the parameters, code and inputs of now; empty when they do."""
+    missing = [out for out in stage.outputs if not Path(out).exists()]
+    if missing:
+        return [f"{missing[0]} is missing"]
+    recorded = read_record(stage)
+    if recorded is None:
+        return [f"{stage.provenance} is missing or unreadable"]
+    return provenance.differences(recorded, current_record(stage, configuration))
+
+
+def current_record(stage: Stage, configuration: params_module.Params) -> dict[str, Any]:
+    """The provenance that a run of ``stage`` started now would have."""
+    inputs = [Path(path) for path in stage.inputs if Path(path).exists()]
+    return provenance.record(params_module.restrict(configuration, stage.sections), stage.modules, inputs)
+
+
+def read_record(stage: Stage) -> dict[str, Any] | None:
+    """The provenance that stands beside the outputs of ``stage``, or None."""
+    return provenance.read_record(stage.provenance)
+
+
+def _publish(stage: Stage, work: Path, record: dict[str, Any]) -> None:
+    """Move the finished outputs from the scratch folder to their places, records beside them."""
+    for out in stage.outputs:
+        source, target = work / out, Path(out)
+        if not source.exists():
+            raise RuntimeError(f"stage {stage.name} did not write {out}")
+        if source.is_dir():
+            provenance.write_json(source / "manifest.json", provenance.manifest_of(source))
+        if stage.is_folder:
+            provenance.write_json(source / "provenance.json", record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace(source, target)
+    if not stage.is_folder:
+        provenance.write_json(stage.provenance, record)
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir():
+        # A folder cannot be replaced in one step; the old one goes aside first and is deleted last.
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(source, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(source, target)
+
+
+def note_runtime(name: str, seconds: float) -> None:
+    """Append one row to `logs/runtime.csv`: the only place where durations, memory and hardware are written down."""
+    import importlib.metadata
+
+    RUNTIME.parent.mkdir(parents=True, exist_ok=True)
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    versions = " ".join(f"{p}={importlib.metadata.version(p)}" for p in ("torch", "numpy", "scikit-image"))
+    hardware = f"{platform.machine()} {os.cpu_count()} cores"
+    row = [name, f"{seconds:.1f}", f"{usage / 1024:.0f}", hardware, f"python={platform.python_version()} {versions}"]
+    new = not RUNTIME.exists()
+    with RUNTIME.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        if new:
+            writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
+        writer.writerow(row)

@@ -1,0 +1,112 @@
+"""The one look of all figures: font, colours, widths, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLUMN_IN = 3.35
+PAGE_IN = 7.0
+PNG_LIMIT = 1_500_000
+
+# Okabe and Ito (2008), "Color Universal Design": eight colours that people with any colour vision tell apart.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#6E6E6E"
+
+TASK_COLOURS = {"denoise": BLUE, "deblur": ORANGE, "derain": SKY, "dehaze": GREEN, "desnow": PURPLE}
+METHOD_COLOURS = {
+    "input": GREY,
+    "shared": ORANGE,
+    "film": PURPLE,
+    "experts": GREEN,
+    "modulation": BLUE,
+    "clean": BLACK,
+}
+METHOD_LABELS = {
+    "input": "Degraded",
+    "shared": "Shared",
+    "film": "FiLM",
+    "prompt": "Prompt",
+    "gate": "Channel gate",
+    "adapter": "Adapter",
+    "task_norm": "Task norm",
+    "task_head": "Task head",
+    "experts": "Experts",
+    "modulation": "Weight modulation",
+    "clean": "Clean",
+}
+METHODS = tuple(method for method in METHOD_LABELS if method != "clean")
+# No colour stands alone: every method has its own dashes too.
+METHOD_DASHES = {"shared": (0, (4, 1.5)), "film": (0, (1, 1)), "experts": (0, (5, 1, 1, 1)), "modulation": "solid"}
+RULE_COLOURS = {"constant": BLUE, "proportional": VERMILION}
+
+_RC: dict[str, Any] = {
+    # DejaVu Sans ships inside matplotlib: the same glyphs on every machine.
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "figure.titlesize": 8.0,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    # Glyphs are outlines in SVG and embedded TrueType in PDF: a reader needs no font of ours.
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    # Ids inside an SVG are hashed with this instead of a random number.
+    "svg.hashsalt": "instruct-ipt",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Context in which figures are drawn: matplotlib's defaults plus ours, whatever the user's own settings are."""
+    with matplotlib.style.context(_RC, after_reset=True):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write ``stem``.png and ``stem``.svg; the same figure gives the same bytes. The folder is made.
+
+    The PNG has 300 dpi, or the largest resolution below it that stays under ``PNG_LIMIT`` bytes (photographs).
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with styled():
+        for dpi in (300, 260, 230, 200, 170, 140, 110):
+            figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+            if png.stat().st_size <= PNG_LIMIT:
+                break
+        figure.savefig(svg, format="svg", dpi=min(dpi, 200), metadata={"Date": None, "Creator": None})
+
+
+def count(value: float) -> str:
+    """A number of parameters for an axis or a label: ``850``, ``12.3 k``, ``1.20 M``."""
+    if value < 1e3:
+        return f"{value:.0f}"
+    return f"{value / 1e3:.3g} k" if value < 999.5e3 else f"{value / 1e6:.3g} M"

@@ -1,0 +1,125 @@
+"""The stages of the full replication, as a table: what each reads, what it writes, which parameters it may see.
+
+`dvc.yaml` says the same to DVC; a test holds the two equal. Each stage is one file in this folder with one function
+``run(context)``: a function from a params section and input files to outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the replication.
+
+    Attributes:
+        name: name in `dvc.yaml` and on the command line.
+        module: module under ``instruct_ipt.stages`` that holds ``run``.
+        sections: params sections it may read.
+        inputs: files of earlier stages that it depends on (manifests rather than the big files they list).
+        outputs: what it writes: one folder, or files.
+        help: the line shown by ``ipt --help``.
+        also: modules that it runs in another process, whose code is therefore its code too.
+    """
+
+    name: str
+    module: str
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    help: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the stage writes one folder (with its records inside) or single files (records named after it)."""
+        return len(self.outputs) == 1 and not Path(self.outputs[0]).suffix
+
+    @property
+    def provenance(self) -> Path:
+        """Where the stage's ``provenance.json`` stands."""
+        if self.is_folder:
+            return Path(self.outputs[0]) / "provenance.json"
+        return Path(self.outputs[0]).parent / f"{self.name}.provenance.json"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Full names of the modules whose code makes its outputs."""
+        return (f"instruct_ipt.stages.{self.module}", *self.also)
+
+
+_PREPARED = "data/prepared/manifest.json"
+_SELECTION = "models/selection.json"
+_TRAINING = ("seed", "degradation", "backbone", "training")
+
+
+def _training(arm: str, sections: tuple[str, ...], inputs: tuple[str, ...], text: str) -> Stage:
+    return Stage(f"train_{arm}", f"train_{arm}", _TRAINING + sections, (_PREPARED, *inputs), (f"models/{arm}",), text)
+
+
+_ALL: tuple[Stage, ...] = (
+    Stage("fetch", "fetch", ("data",), (), ("data/raw",), "Copy or download the photographs."),
+    Stage(
+        "prepare", "prepare", ("seed", "data", "degradation"), ("data/raw/manifest.json",), ("data/prepared",),
+        "Split the photographs and make the degraded pairs.",
+    ),
+    _training("shared", (), (), "Train one network on all tasks, without task biases."),
+    Stage(
+        "sensitivity", "sensitivity", ("seed", "degradation", "backbone", "training", "sensitivity"),
+        (_PREPARED, "models/shared/manifest.json"), ("results/sensitivity.csv", _SELECTION),
+        "Search the task-sensitive weight groups and select some.",
+    ),
+    Stage(
+        "experts", "experts", (*_TRAINING, "experts"), (_PREPARED, "models/shared/manifest.json"), ("models/experts",),
+        "Fine-tune the whole shared network on each task.",
+    ),
+    _training("full", ("rank",), (_SELECTION,), "Train backbone and unfactored biases synchronously (for the rank analysis)."),
+    Stage(
+        "rank", "rank", ("seed", "degradation", "backbone", "training", "rank"),
+        (_PREPARED, _SELECTION, "models/shared/manifest.json", "models/full/manifest.json", "models/experts/manifest.json"),
+        ("results/rank_energy.csv", "results/rank_strategy.csv"), "PCA rank analysis of biases and expert deltas.",
+    ),
+    _training("modulation", ("modulation",), (_SELECTION,), "Train backbone and low-rank task biases synchronously."),
+    _training("film", ("modulation",), (_SELECTION,), "Train the feature-adaptation rival FiLM at an equal budget."),
+    Stage(
+        "evaluate", "evaluate", ("seed", "degradation", "backbone", "modulation", "evaluation", "training"),
+        (_PREPARED, _SELECTION, *(f"models/{arm}/manifest.json" for arm in ("shared", "experts", "film", "modulation"))),
+        ("results/benchmark.csv", "results/per_image.csv", "results/samples.csv", "results/samples"),
+        "Measure PSNR and SSIM of every method on the held-out photographs.",
+    ),
+    Stage(
+        "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"), (_PREPARED, _SELECTION),
+        ("ablations/summary.csv",), "Run the ablation grid through Snakemake and gather its summary.",
+        also=("instruct_ipt.stages.cell",),
+    ),
+    Stage(
+        "figures", "figures", ("degradation", "seed"),
+        (
+            _PREPARED, "results/rank_energy.csv", "results/rank_strategy.csv", "results/samples.csv",
+            *(f"models/{arm}/manifest.json" for arm in ("shared", "film", "modulation")),
+        ),
+        ("figures",), "Draw the figures from result files.",
+    ),
+    Stage(
+        "tables", "tables", (), ("results/benchmark.csv", "results/rank_strategy.csv", "ablations/summary.csv"), ("tables",),
+        "Write the tables as CSV, Markdown and LaTeX.",
+    ),
+    Stage(
+        "report", "report", (),
+        ("results/benchmark.csv", "results/samples.csv", "figures/manifest.json", "tables/manifest.json"), ("report",),
+        "Write the one-page report.",
+    ),
+)  # fmt: skip
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}
+
+
+def maker_of(path: str) -> Stage | None:
+    """The stage that writes ``path`` (a file or something inside an output folder), or None for a source file."""
+    for stage in _ALL:
+        for out in stage.outputs:
+            if path == out or path.startswith(out + "/"):
+                return stage
+    return None

@@ -1,0 +1,18 @@
+"""`ipt tables`: every table, as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from instruct_ipt.paths import ABLATIONS, RESULTS, TABLES
+from instruct_ipt.report.tables import write_tables
+
+if TYPE_CHECKING:
+    from instruct_ipt.pipeline import Context
+
+
+def run(context: Context) -> None:
+    """Write `tables`."""
+    write_tables(
+        RESULTS / "benchmark.csv", RESULTS / "rank_strategy.csv", ABLATIONS / "summary.csv", context.out / TABLES
+    )

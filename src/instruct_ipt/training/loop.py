@@ -1,0 +1,265 @@
+"""The training loop, readable top to bottom: one step, the phases around it, resume, validation."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from instruct_ipt.data.stream import Batch, PatchStream, prefetch
+from instruct_ipt.progress import progress
+from instruct_ipt.tasks import TASKS
+from instruct_ipt.training.checkpoint import Checkpoints
+from instruct_ipt.training.losses import restoration_loss
+from instruct_ipt.training.phases import Phase, counts_of, patch_at, rate_at
+
+if TYPE_CHECKING:
+    from instruct_ipt.modulation import TaskModel
+
+# A non-finite loss is skipped so that one bad batch does not end a week; more than this in a row is divergence.
+MAX_SKIPPED = 5
+
+Validate = Callable[["TaskModel"], dict[str, float]]
+Observe = Callable[[int, dict[str, float]], None]
+
+
+@dataclass
+class Run:
+    """What the loop carries from step to step, and what a checkpoint holds.
+
+    Attributes:
+        history: rows (step, task, loss, psnr, lr) at every validation.
+        losses: running sums of the loss and counts per task since the last validation.
+        skipped: steps in a row whose loss was not finite.
+    """
+
+    history: list[list[Any]] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    skipped: int = 0
+
+
+class Trainer:
+    """Trains one task model through its phases.
+
+    Args:
+        model: backbone with whatever serves its tasks; trained in place.
+        stream: where batches come from.
+        settings: the `training` section of the parameters.
+        validate: PSNR in dB per task on the validation split, or None for a run that is judged by its caller.
+        checkpoints: folder for rolling checkpoints, or None.
+        observe: called with (step, metrics) at each validation.
+        title: shown by the progress bar.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        stream: PatchStream,
+        settings: Any,
+        validate: Validate | None = None,
+        checkpoints: Path | None = None,
+        observe: Observe | None = None,
+        title: str = "training",
+    ) -> None:
+        self.model, self.stream, self.settings = model, stream, settings
+        self.validate, self.observe, self.title = validate, observe, title
+        self.checkpoints = Checkpoints(checkpoints)
+        self.device = next(model.parameters()).device
+        self.run = Run()
+
+    def train(self, phases: list[Phase]) -> list[list[Any]]:
+        """Run the phases, resuming from the newest checkpoint; the model ends with its averaged (EMA) weights.
+
+        Returns:
+            History rows ``[step, task, loss, psnr, lr]``.
+
+        Raises:
+            FloatingPointError: the loss was not finite in more than :data:`MAX_SKIPPED` steps in a row.
+        """
+        torch.set_num_threads(self.settings.threads)
+        state = self.checkpoints.latest()
+        with progress(self.title, sum(phase.steps for phase in phases)) as advance:
+            begun = 0
+            for number, phase in enumerate(phases):
+                if state is None or state["phase"] == number:
+                    self._phase(number, phase, begun, state, advance)
+                    state = None
+                begun += phase.steps
+        self.checkpoints.clear()
+        return self.run.history
+
+    def _phase(self, number: int, phase: Phase, begun: int, state: dict[str, Any] | None, advance: Any) -> None:
+        self.model.set_trainable(backbone=phase.backbone, biases=phase.biases)
+        optimiser = make_optimiser(self.model, self.settings)
+        average = [p.detach().clone() for p in self.model.parameters()]
+        first = 0
+        if state is not None:
+            first = self._restore(state, optimiser, average)
+        counts = counts_of(self.settings.task_weights, self.settings.batch_per_task, phase.tasks or TASKS)
+        plan = [
+            (begun + step, patch_at(step, phase.steps, self.settings.patches), counts)
+            for step in range(first, phase.steps)
+        ]
+        for step, batch in enumerate(prefetch(self.stream, plan), start=first):
+            rate = rate_at(step, phase.steps, self.settings.warmup)
+            loss = self._step(optimiser, batch, rate, begun + step)
+            self._average(average, step)
+            done = step + 1
+            advance(begun + done, f"loss {loss:.4f}")
+            if self.validate and (done % self.settings.validate_every == 0 or done == phase.steps):
+                self._record(begun + done, optimiser, average)
+            if done % self.settings.checkpoint_every == 0 and done < phase.steps:
+                self._checkpoint(number, done, begun, optimiser, average)
+        with torch.no_grad():
+            for parameter, mean in zip(self.model.parameters(), average, strict=True):
+                parameter.copy_(mean)
+
+    def _step(self, optimiser: torch.optim.Optimizer, batch: Batch, rate: float, step: int) -> float:
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * rate
+        loss = self._losses(batch)
+        value = float(loss.detach())
+        optimiser.zero_grad(set_to_none=True)
+        if not math.isfinite(value):
+            self._skip(step, batch)
+            return value
+        self.run.skipped = 0
+        loss.backward()
+        trained = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, self.settings.clip)
+        optimiser.step()
+        return value
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Mean loss over the batch; the sums per task are kept for the history."""
+        task = torch.from_numpy(batch.task).to(self.device)
+        target = to_tensor(batch.target, self.device)
+        with autocast(self.settings.precision, self.device):
+            output = self.model(to_tensor(batch.input, self.device), task)
+        output = output.float()
+        loss = restoration_loss(output, target, self.settings.loss.l1, self.settings.loss.frequency)
+        with torch.no_grad():
+            error = (output - target).abs().mean(dim=(1, 2, 3))
+        for index, value in zip(batch.task.tolist(), error.tolist(), strict=True):
+            total = self.run.losses.setdefault(TASKS[index], [0.0, 0.0])
+            total[0] += value
+            total[1] += 1
+        return loss
+
+    def _skip(self, step: int, batch: Batch) -> None:
+        self.run.skipped += 1
+        if self.run.skipped > MAX_SKIPPED:
+            present = ", ".join(TASKS[i] for i in sorted(set(batch.task.tolist())))
+            raise FloatingPointError(
+                f"the loss was not finite in {self.run.skipped} steps in a row, last at step {step} (tasks {present}); "
+                "lower training.learning_rate or training.clip"
+            )
+
+    def _average(self, average: list[Tensor], step: int) -> None:
+        """Exponential moving average of the weights, with the usual short memory at the start."""
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, [p.detach() for p in self.model.parameters()], 1.0 - decay)
+
+    def _record(self, step: int, optimiser: torch.optim.Optimizer, average: list[Tensor]) -> None:
+        assert self.validate is not None
+        with swapped(self.model, average):
+            scores = self.validate(self.model)
+        rate = optimiser.param_groups[0]["lr"]
+        shown: dict[str, float] = {}
+        for task, psnr in scores.items():
+            total, count = self.run.losses.get(task, [0.0, 0.0])
+            loss = total / count if count else float("nan")
+            self.run.history.append([step, task, loss, psnr, rate])
+            shown |= {f"{task}/psnr": psnr} | ({f"{task}/loss": loss} if count else {})
+        self.run.losses = {}
+        if self.observe:
+            self.observe(step, shown)
+
+    def _checkpoint(
+        self, number: int, done: int, begun: int, optimiser: torch.optim.Optimizer, average: list[Tensor]
+    ) -> None:
+        state = {
+            "phase": number,
+            "done": done,
+            "model": self.model.state_dict(),
+            "average": average,
+            "optimiser": optimiser.state_dict(),
+            "history": self.run.history,
+            "losses": self.run.losses,
+            "skipped": self.run.skipped,
+        }
+        self.checkpoints.save(begun + done, state)
+
+    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer, average: list[Tensor]) -> int:
+        self.model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        for mine, saved in zip(average, state["average"], strict=True):
+            mine.copy_(saved)
+        self.run = Run(state["history"], state["losses"], state["skipped"])
+        return int(state["done"])
+
+
+def make_optimiser(model: TaskModel, settings: Any) -> torch.optim.Optimizer:
+    """AdamW with a learning rate per parameter family; only parameters that learn are in it.
+
+    Norms, temperatures and other 1-D parameters are not decayed. The fused kernel is one pass over memory, which on a
+    CPU is most of what the update costs.
+    """
+    groups = []
+    families = ((model.backbone_parameters(), settings.learning_rate.backbone), (model.bias_parameters(), settings.learning_rate.biases))
+    for parameters, rate in families:
+        learning = [p for p in parameters if p.requires_grad]
+        for members, decay in (
+            ([p for p in learning if p.ndim > 1], settings.weight_decay),
+            ([p for p in learning if p.ndim <= 1], 0.0),
+        ):
+            if members:
+                groups.append({"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+
+
+class swapped:
+    """Context in which ``model`` holds the ``average`` weights; the trained ones come back after it."""
+
+    def __init__(self, model: nn.Module, average: list[Tensor]) -> None:
+        self.model, self.average = model, average
+
+    def __enter__(self) -> None:
+        self.kept = [p.detach().clone() for p in self.model.parameters()]
+        self._fill(self.average)
+
+    def __exit__(self, *_: object) -> None:
+        self._fill(self.kept)
+
+    @torch.no_grad()
+    def _fill(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.model.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """float32 (N, H, W, 3) -> (N, 3, H, W) as a channels-last view, without a copy on the CPU."""
+    return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def write_history(path: Path, rows: list[list[Any]]) -> None:
+    """``history.csv``: step, task, loss, psnr, lr."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["step", "task", "loss", "psnr", "lr"])
+        writer.writerows([s, t, f"{loss:.6f}", f"{psnr:.4f}", f"{rate:.6g}"] for s, t, loss, psnr, rate in rows)

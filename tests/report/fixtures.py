@@ -1,0 +1,181 @@
+"""Small synthetic result files, in the formats that the stages write, for the tests of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from instruct_ipt.tasks import TASKS
+
+METHODS = ("input", "shared", "experts", "film", "modulation")
+DATASETS = [("denoise", f"bundled-sigma{sigma}") for sigma in (15, 25, 50)] + [(task, "bundled") for task in TASKS[1:]]
+# Full rank, depth and group of the layers of a small U-Net, in network order: two stages down, bottom, two up.
+_SIDES = {0: 24, 1: 48, 2: 96}
+_GROUPS = ("attention.qkv", "attention.proj", "ffn.in", "ffn.out")
+
+
+def layers() -> list[tuple[str, str, int, int, int]]:
+    """(layer, group, stage_depth, rows, columns) in network order."""
+    found = []
+    stages = (("encoder.0", 0), ("encoder.1", 1), ("middle", 2), ("decoder.0", 1), ("decoder.1", 0))
+    for stage, depth in stages:
+        side = _SIDES[depth]
+        for block in range(2):
+            for group, rows, columns in zip(_GROUPS, (3, 1, 2, 1), (1, 1, 1, 2), strict=True):
+                found.append((f"{stage}.blocks.{block}.{group}", group, depth, rows * side, columns * side))
+        if stage.startswith("encoder"):
+            found.append((f"{stage}.down", "downsample", depth, 2 * side, 4 * side))
+    return found
+
+
+def rank_energy(seed: int = 0) -> pd.DataFrame:
+    """`results/rank_energy.csv`: spectra that decay faster in the shallow layers."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for source in ("bias", "expert"):
+        for task in TASKS:
+            for layer, group, depth, high, wide in layers():
+                full = min(high, wide)
+                values = np.arange(1, full + 1) ** -(1.2 - 0.2 * depth) * rng.uniform(0.5, 1.5, full)
+                energy = np.cumsum(values) / values.sum()
+                rows += [[source, task, group, layer, depth, i + 1, e] for i, e in enumerate(energy)]
+    columns = ["source", "task", "group", "layer", "stage_depth", "rank", "cumulative_energy"]
+    return pd.DataFrame(rows, columns=columns).round(6)
+
+
+def rank_strategy(energy: pd.DataFrame, constants: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """`results/rank_strategy.csv` that belongs to ``energy``: shares matched to the constant ranks in parameters."""
+    sides = [(high, wide) for _, _, _, high, wide in layers()]
+    rules = [("full", "", [min(side) for side in sides])]
+    for rank in constants:
+        goal = _cost(sides, [min(rank, *side) for side in sides])
+        shares = [k / 96 for k in range(1, 97)]
+        share = min(shares, key=lambda s: abs(_cost(sides, _proportional(sides, s)) - goal))
+        rules += [
+            ("constant", rank, [min(rank, *side) for side in sides]),
+            ("proportional", share, _proportional(sides, share)),
+        ]
+    rows = [
+        [source, rule, value if value == "" else round(value, 6), _cost(sides, ranks), *kept, task, psnr]
+        for source in ("bias", "expert")
+        for rule, value, ranks in rules
+        for task, kept, psnr in _kept(energy, source, ranks)
+    ]
+    columns = ["source", "rule", "value", "params", "energy_mean", "energy_min", "task", "psnr"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _proportional(sides: list[tuple[int, int]], share: float) -> list[int]:
+    return [max(1, round(share * min(side))) for side in sides]
+
+
+def _cost(sides: list[tuple[int, int]], ranks: list[int]) -> int:
+    return sum(rank * (high + wide) for (high, wide), rank in zip(sides, ranks, strict=True))
+
+
+def _kept(energy: pd.DataFrame, source: str, ranks: list[int]) -> Iterator[tuple[str, tuple[float, float], float]]:
+    names = [layer for layer, *_ in layers()]
+    for number, task in enumerate(TASKS):
+        part = energy[(energy.source == source) & (energy.task == task)].set_index(["layer", "rank"]).cumulative_energy
+        kept = [part[name, rank] for name, rank in zip(names, ranks, strict=True)]
+        yield task, (float(np.mean(kept)), float(np.min(kept))), 26 + number + 3 * float(np.mean(kept))
+
+
+def benchmark() -> pd.DataFrame:
+    """`results/benchmark.csv` with known winners: experts first and modulation second everywhere but on desnow."""
+    order = {"input": 0.0, "shared": 3.0, "film": 3.4, "modulation": 4.0, "experts": 4.2}
+    params = {"input": (0, 0), "shared": (501234, 0), "experts": (2506170, 501234)}
+    params |= {"film": (550000, 9753), "modulation": (549999, 9753)}
+    rows = []
+    for method in METHODS:
+        for number, (task, dataset) in enumerate(DATASETS):
+            gain = order[method] + (0.5 if (method, task) == ("modulation", "desnow") else 0.0)
+            base, similarity = 20.0 + number, 0.6 + 0.02 * number
+            score = [base + gain, similarity + 0.05 * gain, base, similarity]
+            rows.append([method, "none", task, dataset, "rgb", "quick", 0, 3, *score, *params[method]])
+    columns = ["method", "strategy", "task", "dataset", "protocol", "profile", "seed", "images"]
+    columns += ["psnr", "ssim", "psnr_input", "ssim_input", "params_total", "params_per_task"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ablations() -> pd.DataFrame:
+    """`ablations/summary.csv`: two seeds 0.2 dB apart, and cells of another profile that no table may show."""
+    levels = {"constant-4": 27.0, "constant-8": 27.2, "proportional-0.0625": 26.9}
+    strategies = {"synchronous": 27.5, "frozen": 26.5, "two_stage": 27.1, "shared": 26.0, "experts": 27.3}
+    added = {"constant-4": 9000, "constant-8": 18000, "proportional-0.0625": 9100, "shared": 0}
+    rows = [
+        [
+            profile,
+            study,
+            setting,
+            seed,
+            task,
+            psnr + 0.2 * seed + (10.0 if profile == "smoke" else 0.0),
+            0.8,
+            added.get(setting, 9000),
+            200,
+        ]
+        for profile in ("quick", "smoke")
+        for study, settings in (("rank", levels), ("strategy", strategies))
+        for setting, psnr in settings.items()
+        for seed in (0, 1)
+        for task in TASKS
+    ]
+    columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def histories() -> dict[str, pd.DataFrame]:
+    """`models/*/history.csv` of three methods."""
+    found = {}
+    for number, method in enumerate(("shared", "film", "modulation")):
+        rows = [
+            [step, task, 0.05, 22 + place + number * 0.3 + 2 * (1 - np.exp(-step / 300)), 1e-3]
+            for step in range(100, 1001, 100)
+            for place, task in enumerate(TASKS)
+        ]
+        found[method] = pd.DataFrame(rows, columns=["step", "task", "loss", "psnr", "lr"])
+    return found
+
+
+def write_samples(folder: Path, size: tuple[int, int] = (96, 140), seed: int = 0) -> pd.DataFrame:
+    """Pictures and `samples.csv` in ``folder``; the error of ``input`` is largest in the patch (60:76, 100:116)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task, dataset in DATASETS:
+        clean = 0.3 + 0.4 * rng.random((*size, 3))
+        error = np.full((*size, 3), 0.05 if "sigma15" in dataset else 0.1)
+        error[60:76, 100:116] = 0.25
+        for method, share in (
+            ("input", 1.0),
+            ("shared", 0.6),
+            ("film", 0.5),
+            ("experts", 0.3),
+            ("modulation", 0.4),
+            ("clean", 0.0),
+        ):
+            file = f"samples/{task}/{dataset}-photo-{method}.png"
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            picture = np.clip(clean + share * error, 0, 1)
+            Image.fromarray(np.rint(picture * 255).astype(np.uint8)).save(folder / file)
+            psnr = float(-10 * np.log10(np.mean((picture - clean) ** 2))) if share else float("nan")
+            rows.append([task, dataset, "photo", method, file, psnr])
+    table = pd.DataFrame(rows, columns=["task", "dataset", "image", "method", "file", "psnr"])
+    table.to_csv(folder / "samples.csv", index=False, float_format="%.6f", lineterminator="\n")
+    return table
+
+
+def write_all(root: Path) -> None:
+    """Every result file below ``root`` as the stages lay them out."""
+    (root / "results").mkdir(parents=True)
+    (root / "ablations").mkdir()
+    energy = rank_energy()
+    write_samples(root / "results")
+    tables = {"results/rank_energy": energy, "results/rank_strategy": rank_strategy(energy)}
+    tables |= {"results/benchmark": benchmark(), "ablations/summary": ablations()}
+    for name, table in tables.items():
+        table.to_csv(root / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")

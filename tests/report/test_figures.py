@@ -1,0 +1,238 @@
+"""Figures 2 and 4 and the training figure: their numbers, and that the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fixtures
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from instruct_ipt.errors import InputError
+from instruct_ipt.report.curves import figure_training
+from instruct_ipt.report.figure2 import figure2, figure2_data, rank_of
+from instruct_ipt.report.figure4 import crop_box, figure4, hardest_window, shown_samples
+from instruct_ipt.report.style import PNG_LIMIT, save
+
+_SCRIPT = """
+from pathlib import Path
+from instruct_ipt.report.curves import figure_training
+from instruct_ipt.report.figure2 import figure2
+from instruct_ipt.report.figure4 import figure4
+from instruct_ipt.report.page import summarise, write_page
+from instruct_ipt.report.tables import write_tables
+import sys
+root, out = Path(sys.argv[1]), Path(sys.argv[2])
+sys.path.insert(0, sys.argv[3])
+import fixtures
+results = root / "results"
+figure2(results / "rank_energy.csv", results / "rank_strategy.csv", out / "figures")
+figure4(results / "samples.csv", results, out / "figures")
+figure_training(fixtures.histories(), out / "figures")
+write_tables(results / "benchmark.csv", results / "rank_strategy.csv", root / "ablations/summary.csv", out / "tables")
+(out / "results").symlink_to(results)
+write_page(out, out / "report/index.html", summarise(results / "benchmark.csv"))
+"""
+
+
+@pytest.fixture(scope="module")
+def energy() -> pd.DataFrame:
+    return fixtures.rank_energy()
+
+
+@pytest.fixture(scope="module")
+def strategy(energy: pd.DataFrame) -> pd.DataFrame:
+    return fixtures.rank_strategy(energy)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The whole report, made by two processes of other time zone, hash seed, locale and matplotlib settings."""
+    base = tmp_path_factory.mktemp("twice")
+    fixtures.write_all(base / "root")
+    (base / "matplotlibrc").write_text("font.size: 20\nlines.linewidth: 9\nsvg.fonttype: none\n", encoding="utf-8")
+    settings = ({"TZ": "UTC", "PYTHONHASHSEED": "1"}, {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "2", "LC_ALL": "C"})
+    settings[1]["MATPLOTLIBRC"] = str(base / "matplotlibrc")
+    running = []
+    for number, extra in enumerate(settings):
+        (base / f"out{number}").mkdir()
+        where = [str(base / "root"), str(base / f"out{number}"), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", _SCRIPT, *where]
+        paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        running.append(subprocess.Popen(command, env=os.environ | paths | extra))
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return base / "out0", base / "out1"
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return (path.relative_to(root) for path in sorted(root.glob("[frt]*/**/*.*")) if "results" not in path.parts)
+
+
+def test_two_processes_write_the_same_bytes(twice: tuple[Path, Path]) -> None:
+    first, second = ({path: (root / path).read_bytes() for path in _files(root)} for root in twice)
+    assert {path.name for path in first} >= {"fig2_rank.svg", "fig4_comparison.png", "fig_training.csv", "index.html"}
+    assert first == second
+
+
+def test_pictures_are_small_and_carry_no_date(twice: tuple[Path, Path]) -> None:
+    for path in _files(twice[0]):
+        content = (twice[0] / path).read_bytes()
+        if path.suffix == ".png":
+            assert len(content) <= PNG_LIMIT
+            assert b"Software" not in content
+        if path.suffix == ".svg":
+            assert b"<dc:date>" not in content
+            assert b"<text" not in content, "glyphs must be outlines"
+
+
+def test_figure2_keeps_what_the_curves_say(energy: pd.DataFrame, strategy: pd.DataFrame) -> None:
+    layers, _ = figure2_data(energy, strategy)
+    assert list(layers.layer.drop_duplicates()) == [layer for layer, *_ in fixtures.layers()]
+    row = layers[(layers.rule == "constant") & (layers.value == 4)].iloc[7]
+    curve = energy[(energy.source == "bias") & (energy.layer == row.layer) & (energy["rank"] == 4)].cumulative_energy
+    assert (row["rank"], row.tasks) == (4, 5)
+    np.testing.assert_allclose(
+        row[["energy_mean", "energy_min", "energy_max"]].astype(float), [curve.mean(), curve.min(), curve.max()]
+    )
+
+
+def test_figure2_agrees_with_the_other_file_on_every_rule(energy: pd.DataFrame, strategy: pd.DataFrame) -> None:
+    """The mean energy over layers, computed from one file, is what the other file states."""
+    layers, budgets = figure2_data(energy, strategy)
+    ours = layers.groupby(["rule", "value"]).energy_mean.mean()
+    theirs = budgets[budgets.rule != "full"].set_index(["rule", "value"]).energy_mean
+    assert len(ours) == 8
+    np.testing.assert_allclose(ours, theirs.reindex(ours.index), atol=2e-6)
+
+
+def test_every_constant_rank_has_the_nearest_share_as_partner(energy: pd.DataFrame, strategy: pd.DataFrame) -> None:
+    layers, _ = figure2_data(energy, strategy)
+    params = layers.groupby(["budget", "rule"]).params.first().unstack()
+    shares = strategy[(strategy.rule == "proportional") & (strategy.source == "bias")].params.unique()
+    assert list(params.index) == [1, 2, 4, 8]
+    for _, pair in params.iterrows():
+        assert abs(pair.proportional - pair.constant) == min(abs(shares - pair.constant))
+
+
+def test_a_share_survives_six_decimals() -> None:
+    sides = (12, 24, 36, 48, 72, 96, 384)
+    for share in {k / side for side in sides for k in range(1, side + 1)}:
+        for full in sides:
+            assert rank_of("proportional", round(share, 6), full) == max(1, round(share * full))
+
+
+def test_constant_rank_is_capped() -> None:
+    assert [rank_of("constant", 8.0, full) for full in (3, 8, 24)] == [3, 8, 8]
+
+
+def test_figure2_csv_is_what_was_drawn(energy: pd.DataFrame, strategy: pd.DataFrame, twice: tuple[Path, Path]) -> None:
+    layers, budgets = figure2_data(energy, strategy)
+    folder = twice[0] / "figures"
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "fig2_rank.csv"), layers, atol=1e-6, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "fig2_rank_budget.csv"), budgets, atol=1e-6, check_dtype=False)
+
+
+@pytest.mark.parametrize("column", ["source", "layer", "stage_depth", "cumulative_energy"])
+def test_a_missing_column_is_named_with_its_file(
+    energy: pd.DataFrame, strategy: pd.DataFrame, column: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rank_energy.csv"
+    energy.head(50).drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(InputError, match=rf"rank_energy\.csv has no column `{column}`"):
+        figure2(path, strategy, tmp_path)
+
+
+def test_energy_of_experts_alone_is_refused(energy: pd.DataFrame, strategy: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows of source `bias`"):
+        figure2(energy[energy.source == "expert"], strategy, tmp_path)
+
+
+def test_a_missing_or_broken_file_is_one_clear_line(energy: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.csv does not exist"):
+        figure2(tmp_path / "nowhere.csv", energy, tmp_path)
+    with pytest.raises(InputError, match="column `rank` holds something that is no number"):
+        figure2(energy.head(20).assign(rank="four"), energy, tmp_path)
+
+
+def test_the_zoom_goes_where_the_error_is() -> None:
+    clean = np.full((40, 60, 3), 0.5, np.float32)
+    degraded = clean.copy()
+    degraded[22:30, 31:39] += 0.3
+    assert hardest_window(degraded, clean, 8) == (22, 31)
+    assert hardest_window(clean, clean, 8) == (0, 0)
+
+
+def test_the_zoom_against_brute_force() -> None:
+    rng = np.random.default_rng(3)
+    clean, degraded = rng.random((2, 17, 23, 3))
+    error = np.abs(degraded - clean)
+    sums = {(top, left): error[top : top + 5, left : left + 5].sum() for top in range(13) for left in range(19)}
+    assert hardest_window(degraded, clean, 5) == max(sums, key=sums.__getitem__)
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (400, 600), (600, 400), (37, 211), (3, 4)])
+def test_crops_have_one_aspect_and_lie_inside(shape: tuple[int, int]) -> None:
+    top, left, height, width = crop_box(*shape)
+    assert min(top, left) >= 0
+    assert top + height <= shape[0] and left + width <= shape[1]
+    assert abs(width - height * 4 / 3) <= 1
+    assert height == shape[0] or width == shape[1]
+
+
+def test_figure4_table(twice: tuple[Path, Path]) -> None:
+    table = pd.read_csv(twice[0] / "figures" / "fig4_comparison.csv")
+    assert list(table.task.drop_duplicates()) == ["denoise", "derain", "dehaze"]
+    assert set(table.dataset[table.task == "denoise"]) != {"bundled-sigma15"}
+    assert list(table.method[:5]) == ["input", "shared", "film", "modulation", "clean"]
+    # The photograph is 96 x 140, its crop 96 x 128 from column 6: the damage at (60, 100) lies at (60, 94) in it.
+    assert list(table[["crop_top", "crop_left", "crop_height", "crop_width"]].iloc[0]) == [0, 6, 96, 128]
+    zoom = table.iloc[0]
+    assert zoom.zoom_top >= 60 and zoom.zoom_top + zoom.zoom_side <= 76
+    assert zoom.zoom_left >= 94 and zoom.zoom_left + zoom.zoom_side <= 110
+
+
+def test_the_highest_noise_is_shown(tmp_path: Path) -> None:
+    samples = fixtures.write_samples(tmp_path)
+    level = samples.dataset.str.extract(r"sigma(\d+)")[0].astype(float)
+    samples["psnr"] = np.where(level.notna(), 30 - level / 10, samples.psnr)
+    assert set(shown_samples(samples)[0].dataset) == {"bundled-sigma50"}
+
+
+def test_figure4_without_a_picture(tmp_path: Path) -> None:
+    samples = fixtures.write_samples(tmp_path)
+    (tmp_path / samples.file[(samples.task == "derain") & (samples.method == "film")].iloc[0]).unlink()
+    with pytest.raises(InputError, match="derain/bundled-photo-film.png does not exist"):
+        figure4(samples, tmp_path, tmp_path)
+    with pytest.raises(InputError, match="no task with a degraded and a clean picture"):
+        figure4(samples[samples.method != "clean"], tmp_path, tmp_path)
+
+
+def test_photographs_stay_under_the_limit(tmp_path: Path) -> None:
+    """Noise does not compress: the resolution gives way, not the limit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.0, 3.0))
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.imshow(np.random.default_rng(0).random((720, 960, 3)), aspect="auto")
+    save(figure, tmp_path / "noise")
+    assert (tmp_path / "noise.png").stat().st_size <= PNG_LIMIT
+    with Image.open(tmp_path / "noise.png") as picture:
+        assert 400 < picture.size[0] < 1200
+
+
+def test_training_figure(tmp_path: Path) -> None:
+    figure_training(fixtures.histories(), tmp_path)
+    table = pd.read_csv(tmp_path / "fig_training.csv")
+    assert list(table.columns) == ["method", "step", "task", "psnr"]
+    assert len(table) == 3 * 10 * 5
+    with pytest.raises(InputError, match=r"models/film/history\.csv has no column `psnr`"):
+        figure_training({"film": fixtures.histories()["film"].drop(columns="psnr")}, tmp_path)
+    with pytest.raises(InputError, match="no histories"):
+        figure_training({}, tmp_path)

@@ -1,0 +1,283 @@
+"""The whole replication at smoke scale, through `dvc repro`, in a temporary copy; then what must and must not rerun.
+
+The tests of this file share one replication and run in order; each leaves it as it found it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from instruct_ipt.evaluation.benchmark import BENCHMARK
+from instruct_ipt.stage_table import STAGES
+from instruct_ipt.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.pipeline
+
+
+class Copy:
+    """A copy of the repository in which commands run with the copy's own sources."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("params.yaml", "dvc.yaml", "Snakefile"):
+            shutil.copy(ROOT / name, folder / name)
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        for name in ("src", "workflow"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(folder / "src"),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(folder / ".site"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+        self.run("dvc", "init", "--no-scm", "--quiet")
+        self.run("ipt", "profile", "smoke")
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self) -> list[str]:
+        """Names of the stages that `dvc repro` ran."""
+        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro").stdout)
+
+    def jobs(self, *targets: str) -> int:
+        """How many cells `snakemake -n` would run."""
+        return self.run("snakemake", "-n", *targets).stdout.count("rule cell:")
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str):
+        """The copy with ``old`` replaced in ``file``; the file comes back as it was."""
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(text, encoding="utf-8")
+
+    def rows(self, file: str) -> list[dict[str, str]]:
+        with (self.folder / file).open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def manifest(self, folder: str) -> dict[str, str]:
+        return json.loads((self.folder / folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Copy:
+    copy = Copy(tmp_path_factory.mktemp("replication"))
+    assert copy.repro() == list(STAGES), "every stage runs once, in order"
+    return copy
+
+
+def test_every_output_and_record_is_there(study):
+    for stage in STAGES.values():
+        for out in (*stage.outputs, stage.provenance.as_posix()):
+            assert (study.folder / out).exists(), out
+    assert study.run("ipt", "status").stdout.count("up to date") == len(STAGES)
+    assert not list((study.folder / ".ipt").glob("checkpoints/*")), "finished runs leave no checkpoints"
+
+
+def test_result_files_have_their_columns_and_rows(study):
+    benchmark = study.rows("results/benchmark.csv")
+    assert list(benchmark[0]) == BENCHMARK
+    methods = {"input", "shared", "experts", "film", "modulation"}
+    assert {(r["method"], r["task"]) for r in benchmark} == {(m, t) for m in methods for t in TASKS}
+    assert {r["dataset"] for r in benchmark if r["task"] == "denoise"} == {f"bundled-sigma{s}" for s in (15, 25, 50)}
+    assert all(r["images"] == "3" and r["protocol"] == "rgb" and r["profile"] == "smoke" for r in benchmark)
+    columns = {
+        "results/per_image.csv": "method strategy task dataset protocol profile seed image psnr ssim",
+        "results/sensitivity.csv": "estimator task group seed gain_db freed_params score",
+        "results/rank_energy.csv": "source task group layer stage_depth rank cumulative_energy",
+        "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
+        "results/samples.csv": "task dataset image method file psnr",
+        "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps",
+    }
+    for file, names in columns.items():
+        rows = study.rows(file)
+        assert rows and list(rows[0]) == names.split(), file
+
+
+def test_full_rank_truncation_is_no_truncation(study):
+    """The untruncated bias scores as the trained network does; energy ends at 1 in every layer."""
+    energy = study.rows("results/rank_energy.csv")
+    last = {(r["source"], r["task"], r["layer"]): float(r["cumulative_energy"]) for r in energy}
+    assert all(value == pytest.approx(1.0, abs=1e-5) for value in last.values())
+    trained = json.loads((study.folder / "models/full/metrics.json").read_text(encoding="utf-8"))["validation_psnr"]
+    whole = [r for r in study.rows("results/rank_strategy.csv") if r["rule"] == "full" and r["source"] == "bias"]
+    for row in whole:
+        assert float(row["psnr"]) == pytest.approx(trained[row["task"]], abs=2e-3)
+
+
+def test_rivals_have_the_parameters_of_modulation_within_a_tenth(study):
+    added = {m: json.loads((study.folder / f"models/{m}/metrics.json").read_text())["params_added"] for m in ("film", "modulation")}
+    assert added["film"] == pytest.approx(added["modulation"], rel=0.1)
+
+
+def test_a_second_run_has_nothing_to_do(study):
+    assert study.repro() == []
+    assert study.jobs() == 0
+
+
+def test_a_comment_reruns_nothing(study):
+    with study.edited("params.yaml", "# memory of", "# Memory of"):
+        assert study.repro() == [] and study.jobs() == 0
+
+
+def test_a_changed_rank_of_one_cell_runs_that_cell(study):
+    with study.edited("params.yaml", "rank: {constant: [2]", "rank: {constant: [3]"):
+        assert study.jobs() == 1
+        assert study.repro() == ["ablations", "tables", "report"]
+        assert {r["setting"] for r in study.rows("ablations/summary.csv")} >= {"constant-3", "synchronous"}
+        assert study.jobs() == 0
+    # Back again: the old cell is still there, and DVC takes the old summary from its cache.
+    assert study.jobs() == 0
+    assert study.repro() == []
+    assert "constant-2" in {r["setting"] for r in study.rows("ablations/summary.csv")}
+
+
+def test_a_changed_rank_reruns_only_what_depends_on_it(study):
+    with study.edited("params.yaml", "value: 4 ", "value: 2 "):
+        status = json.loads(study.run("dvc", "status", "--json").stdout)
+        assert set(status) == {"train_modulation", "train_film", "evaluate", "ablations"}
+        assert study.jobs() == 2, "the two strategy cells use this rank, the rank cells do not"
+
+
+def test_one_cell_alone_from_snakemake(study):
+    cell = study.folder / "ablations/smoke/rank/constant-2/seed-0"
+    before = (cell / "metrics.json").read_bytes()
+    shutil.rmtree(cell)
+    study.run("snakemake", "-c1", "ablations/smoke/rank/constant-2/seed-0/metrics.json")
+    assert (cell / "metrics.json").read_bytes() == before, "the same cell twice gives the same bytes"
+
+
+def test_an_edit_while_a_stage_runs_is_noticed(study):
+    """DVC hashes parameters after the command ends and would take the edit for what was used."""
+    path = study.folder / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    log = study.folder / ".ipt" / "work" / "train_film"
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "--single-item", "train_film"],
+        cwd=study.folder, env=study.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    try:
+        path.write_text(text.replace("clip: 1.0 ", "clip: 2.0 ", 1), encoding="utf-8")
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert "train_film" not in study.run("dvc", "status", "train_film", "--json").stdout, "DVC does not notice"
+        status = study.run("ipt", "status", check=False)
+        line = next(line for line in status.stdout.splitlines() if line.startswith("train_film"))
+        assert status.returncode == 1 and "training.clip was 1.0, is 2.0" in line
+        stopped = study.run("ipt", "evaluate", check=False)
+        assert stopped.returncode == 2 and "training.clip" in stopped.stderr and stopped.stderr.count("\n") == 1
+    finally:
+        path.write_text(text, encoding="utf-8")
+        study.run("dvc", "repro", "--force", "--single-item", "train_film")
+    assert study.repro() == []
+
+
+def test_an_edited_source_file_is_noticed(study):
+    with study.edited("src/instruct_ipt/training/losses.py", "def restoration_loss", "# edited\ndef restoration_loss"):
+        lines = study.run("ipt", "status", check=False).stdout.splitlines()
+    edited = {line.split()[0] for line in lines if "source code was edited" in line}
+    assert {"train_shared", "train_modulation", "experts", "sensitivity"} <= edited
+    assert not {"fetch", "prepare", "figures", "tables", "report"} & edited
+
+
+def test_choices_are_made_without_the_test_images(study):
+    """Sensitivity, rank analysis and cells run with the test split taken away, and give the same bytes."""
+    files = ["results/sensitivity.csv", "models/selection.json", "results/rank_strategy.csv"]
+    before = [(study.folder / file).read_bytes() for file in files]
+    test, aside = study.folder / "data/prepared/test", study.folder / "aside"
+    shutil.move(test, aside)
+    try:
+        study.run("ipt", "sensitivity")
+        study.run("ipt", "rank")
+        study.run("ipt", "cell", "rank", "constant-2", "0")
+    finally:
+        shutil.move(aside, test)
+    assert [(study.folder / file).read_bytes() for file in files] == before
+
+
+def test_runs_are_in_mlflow_with_parameters_curves_and_pictures(study):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{study.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("instruct-ipt")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id], max_results=1000)}
+    assert {f"smoke/{name}" for name in STAGES} <= set(runs)
+    assert "smoke/rank/constant-2/seed-0" in runs
+    run = runs["smoke/train_modulation"]
+    assert run.info.status == "FINISHED" and run.data.params["modulation.value"] == "4.0"
+    for task in TASKS:
+        assert len(client.get_metric_history(run.info.run_id, f"{task}/psnr")) == 2
+    pictures = [file.path for file in client.list_artifacts(runs["smoke/figures"].info.run_id, "figures")]
+    assert "figures/fig2_rank.png" in pictures
+
+
+def test_losing_the_tracking_store_changes_no_output(study):
+    before = study.manifest("models/film")
+    absent = study.run("ipt", "train-film", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert study.manifest("models/film") == before
+    assert absent.stderr.count("tracking is off") == 1
+    process = subprocess.Popen(["ipt", "train-film"], cwd=study.folder, env=study.environment, stderr=subprocess.PIPE)
+    work = study.folder / ".ipt" / "work" / "train_film"
+    while not work.exists() and process.poll() is None:
+        time.sleep(0.02)
+    (study.folder / "mlflow.db").write_bytes(b"no longer a database")
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and study.manifest("models/film") == before
+    (study.folder / "mlflow.db").unlink()
+
+
+def test_the_store_can_be_rebuilt_from_files(study):
+    first = study.run("ipt", "mlflow-sync").stdout
+    assert int(first.split()[0]) >= len(STAGES)
+    assert study.run("ipt", "mlflow-sync").stdout == "0 runs added\n"
+
+
+def test_a_copy_elsewhere_gives_the_same_bytes(study, tmp_path):
+    """Weights and results do not depend on the folder, the time zone or the hash seed."""
+    other = Copy(tmp_path)
+    environment = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
+    for stage in ("fetch", "prepare", "train-shared", "sensitivity", "train-modulation"):
+        other.run("ipt", stage, **environment)
+    for folder in ("data/prepared", "models/shared", "models/modulation"):
+        assert other.manifest(folder) == study.manifest(folder)
+    file = "results/sensitivity.csv"
+    assert (other.folder / file).read_bytes() == (study.folder / file).read_bytes()
+
+
+def test_the_notebook_runs_on_the_results(study, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(study.folder)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert all(not cell.get("outputs") for cell in cells), "notebooks are committed without outputs"
+        source = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        exec(compile(source, str(path), "exec"), {"__name__": "notebook"})

@@ -1,0 +1,201 @@
+"""The loop: it learns, it resumes to the same bits, it frees what the phase says, it stops on nonsense."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from instruct_ipt.modulation import RankRule
+from instruct_ipt.tasks import TASKS
+from instruct_ipt.training.build import build_film, build_modulation, build_shared, cost
+from instruct_ipt.training.checkpoint import Checkpoints, load_weights, save_weights
+from instruct_ipt.training.loop import MAX_SKIPPED, Trainer, swapped, write_history
+from instruct_ipt.training.losses import restoration_loss
+from instruct_ipt.training.phases import Phase
+from tests.helpers import smoke, stream
+
+GROUPS = ["attention.qkv", "ffn.in", "norm"]
+
+
+def settings(**changes):
+    base = {"steps": 6, "validate_every": 2, "checkpoint_every": 2, "threads": 1}
+    return smoke().training.model_copy(update=base | changes)
+
+
+def model(kind: str = "modulation"):
+    if kind == "shared":
+        return build_shared("tiny", 0)
+    modulation = build_modulation("tiny", 0, GROUPS, RankRule("constant", 2))
+    return modulation if kind == "modulation" else build_film("tiny", 0, modulation.added_parameters())
+
+
+def validate(network):
+    total = sum(float(p.detach().double().sum()) for p in network.parameters())
+    return dict.fromkeys(TASKS, total)
+
+
+def bits(network) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_equal_bits(a, b) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("kind", ["shared", "modulation", "film"])
+def test_every_trainable_parameter_receives_a_gradient(kind):
+    network = model(kind)
+    # Zero-initialised factors block each other's gradient on the very first step: that is how LoRA starts.
+    with torch.no_grad():
+        for parameter in network.bias_parameters():
+            parameter.add_(0.01)
+    network.set_trainable(backbone=True, biases=True)
+    batch = stream().batch(0, 32, dict.fromkeys(TASKS, 1))
+    Trainer(network, stream(), settings())._losses(batch).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not without
+
+
+@pytest.mark.parametrize("kind", ["shared", "modulation", "film"])
+def test_training_lowers_the_loss(kind):
+    network = model(kind)
+    trainer = Trainer(network, stream(), settings(steps=60))
+    batch = stream().batch(10_000, 32, dict.fromkeys(TASKS, 2))
+    with torch.no_grad():
+        before = float(trainer._losses(batch))
+    trainer.train([Phase(60, True, True)])
+    with torch.no_grad():
+        assert float(trainer._losses(batch)) < 0.9 * before
+
+
+class Stop(Exception):
+    """Stands in for a kill."""
+
+
+@pytest.mark.parametrize("killed_at", [3, 5, 8])
+def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, tmp_path):
+    phases = [Phase(6, True, False), Phase(6, False, True)]
+    whole = model()
+    history = Trainer(whole, stream(), settings(), validate).train(phases)
+
+    class Dying:
+        def __init__(self):
+            self.inner = stream()
+
+        def batch(self, step, patch, counts):
+            if step > killed_at:
+                raise Stop
+            return self.inner.batch(step, patch, counts)
+
+    with pytest.raises(Stop):
+        Trainer(model(), Dying(), settings(), validate, tmp_path / "c").train(phases)
+    resumed = model()
+    again = Trainer(resumed, stream(), settings(), validate, tmp_path / "c").train(phases)
+    assert_equal_bits(bits(whole), bits(resumed))
+    assert again == history
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    store = Checkpoints(tmp_path)
+    for step in (2, 4, 6):
+        store.save(step, {"step": step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004.pt", "step-00000006.pt"]
+    newest = tmp_path / "step-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    assert store.latest() == {"step": 4}
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_only_what_the_phase_frees_changes():
+    network = model()
+    start = bits(network)
+    Trainer(network, stream(), settings()).train([Phase(4, False, True)])
+    now = bits(network)
+    changed = {name for name in start if not torch.equal(start[name], now[name])}
+    assert changed and all(name.startswith("biases.") for name in changed)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    runs = []
+    for seed in (0, 0, 1):
+        network = model()
+        Trainer(network, stream(seed), settings()).train([Phase(4, True, True)])
+        runs.append(bits(network))
+    assert_equal_bits(runs[0], runs[1])
+    assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_with_step_and_task():
+    class Poisoned:
+        def batch(self, step, patch, counts):
+            batch = stream().batch(step, patch, counts)
+            return batch if step < 2 else type(batch)(np.full_like(batch.input, math.nan), batch.target, batch.task)
+
+    network = model("shared")
+    with pytest.raises(FloatingPointError, match=rf"step {2 + MAX_SKIPPED}.*denoise.*learning_rate"):
+        Trainer(network, Poisoned(), settings()).train([Phase(40, True, False)])
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+def test_swapped_weights_come_back_bit_for_bit():
+    network = model("shared")
+    start = bits(network)
+    with swapped(network, [torch.zeros_like(p) for p in network.parameters()]):
+        assert all(not p.any() for p in network.parameters())
+    assert_equal_bits(start, bits(network))
+
+
+def test_history_has_a_row_per_validation_and_task(tmp_path):
+    network = model("shared")
+    seen = []
+    rows = Trainer(network, stream(), settings(), validate, observe=lambda s, m: seen.append((s, m))).train([Phase(6, True, False)])
+    assert [row[0] for row in rows] == [s for s in (2, 4, 6) for _ in TASKS] and [s for s, _ in seen] == [2, 4, 6]
+    assert set(seen[0][1]) == {f"{task}/{kind}" for task in TASKS for kind in ("psnr", "loss")}
+    write_history(tmp_path / "history.csv", rows)
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0] == "step,task,loss,psnr,lr" and len(lines) == 1 + len(rows)
+
+
+def test_the_frequency_term_is_the_plain_transforms_distance():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 3, 8, 10), torch.rand(2, 3, 8, 10)
+    difference = np.fft.rfft2(a.double().numpy(), norm="ortho") - np.fft.rfft2(b.double().numpy(), norm="ortho")
+    expected = 0.5 * np.abs(a.double().numpy() - b.double().numpy()).mean()
+    expected += 0.2 * np.stack([np.abs(difference.real), np.abs(difference.imag)]).mean()
+    assert float(restoration_loss(a, b, 0.5, 0.2)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_are_written_whole_and_refused_when_they_do_not_fit(tmp_path):
+    network = model()
+    save_weights(tmp_path / "w.safetensors", network.state_dict())
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    load_weights(tmp_path / "w.safetensors", other)
+    assert_equal_bits(bits(network), bits(other))
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    from instruct_ipt.errors import InputError
+
+    with pytest.raises(InputError, match="does not fit"):
+        load_weights(tmp_path / "w.safetensors", model("shared"))
+    (tmp_path / "w.safetensors").write_bytes(b"\x00" * 10)
+    with pytest.raises(InputError, match="not a readable"):
+        load_weights(tmp_path / "w.safetensors", network)
+    with pytest.raises(InputError, match="does not exist"):
+        load_weights(tmp_path / "none.safetensors", network)
+
+
+def test_rivals_meet_the_parameter_budget_and_costs_are_counted_from_the_models():
+    modulation, film = model(), model("film")
+    assert cost(film)["params_added"] == pytest.approx(cost(modulation)["params_added"], rel=0.1)
+    total = sum(p.numel() for p in modulation.parameters())
+    assert cost(modulation)["params_total"] == total
+    assert cost(model("shared")) == {"params_total": total - cost(modulation)["params_added"], "params_added": 0, "params_per_task": 0}
