@@ -42,7 +42,7 @@ def cell(
     setting: Annotated[str, typer.Argument(help="Setting, for example `constant-4`.")],
     seed: Annotated[int, typer.Argument(help="Seed.")],
 ) -> None:
-    """Train and score one ablation cell (Snakemake calls this)."""
+    """Train and score one ablation cell."""
     from instruct_ipt.pipeline import run_cell
 
     print(run_cell(study, setting, seed))
@@ -50,7 +50,7 @@ def cell(
 
 @app.command()
 def status() -> None:
-    """Say which outputs match the parameters, code and inputs of now; exit code 1 if one does not."""
+    """Say what is up to date; exit code 1 if not all is."""
     from instruct_ipt.params import load
     from instruct_ipt.pipeline import staleness
 
@@ -82,9 +82,33 @@ def check_params(path: Annotated[Path, typer.Argument(help="File to check.")] = 
     print(f"{path}: valid, profile {load(path).profile}")
 
 
+@app.command()
+def summary() -> None:
+    """Print the gains of the last evaluation."""
+    from instruct_ipt.summary import print_summary
+
+    print_summary()
+
+
+@app.command()
+def snapshot() -> None:
+    """Keep the last replication's tables under docs/."""
+    from instruct_ipt.snapshot import snapshot as keep
+
+    print(keep())
+
+
+@app.command("experiment-id")
+def experiment_id() -> None:
+    """Print the MLflow experiment's id."""
+    from instruct_ipt.tracking import ensure_store
+
+    print(ensure_store() or 0)
+
+
 @app.command("mlflow-sync")
 def mlflow_sync() -> None:
-    """Fill the tracking store from finished result files; runs that are there already stay as they are."""
+    """Rebuild the MLflow store from result files."""
     from instruct_ipt.sync import sync
 
     print(f"{sync()} runs added")

@@ -374,7 +374,8 @@ def _check(path: Path, values: dict[str, Any], profile: str) -> Params:
 
 
 def _first_problem(path: Path, error: ValidationError, profile: str) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is both unknown and missing; the unknown one is what the person wrote.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "(top level)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":

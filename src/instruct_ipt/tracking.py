@@ -77,13 +77,18 @@ def start(name: str, digest: str, params: Mapping[str, Any], **tags: str) -> Tra
         return Tracker()
 
 
-def ensure_store() -> None:
-    """Create store and experiment once, before anything parallel: several processes creating one SQLite file collide."""
+def ensure_store() -> str | None:
+    """Create store and experiment once, before anything parallel: several processes creating one SQLite file collide.
+
+    Returns:
+        The experiment's id, or None when the store cannot be reached.
+    """
     try:
         with _quiet(), _creation_lock():
-            _open()
+            return str(_open()[1])
     except Exception as error:  # see Tracker._attempt
         _warn(error)
+        return None
 
 
 def known_digests() -> set[str] | None:

@@ -53,7 +53,7 @@ def _by_hand(model: Film, x: torch.Tensor, embedding: torch.Tensor, strength: fl
         gamma, beta = (strength * next(sites)(embedding)).split(h.shape[-1])
         return (1 + gamma) * module(h) + beta
 
-    h = net.head(torch.nn.functional.pixel_unshuffle(x, 2)).permute(0, 2, 3, 1).contiguous()
+    h = net.head(torch.nn.functional.pixel_unshuffle(2 * x - 1, 2)).permute(0, 2, 3, 1).contiguous()
     skip = h = block(net.encoder[0].blocks[0], h)
     n, height, width, channels = h.shape
     h = (

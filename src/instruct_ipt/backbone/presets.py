@@ -78,7 +78,7 @@ class BackboneConfig:
 
 PRESETS: dict[str, BackboneConfig] = {
     "tiny": BackboneConfig(width=12, depths=(1, 2, 1), heads=(1, 2), window=4, stride=2, grid=4),
-    "quick": BackboneConfig(width=24, depths=(2, 2, 2, 2, 2), heads=(1, 2, 4)),
+    "quick": BackboneConfig(width=32, depths=(1, 1, 2, 1, 1), heads=(1, 2, 4)),
     "small": BackboneConfig(width=48, depths=(3, 4, 8, 4, 3), heads=(2, 4, 8)),
     "base": BackboneConfig(
         width=48, depths=(6, 8, 9, 8, 9, 8, 6), heads=(2, 4, 8, 16), stride=8, grid=16, stem_stride=1

@@ -123,11 +123,21 @@ class UNet(nn.Module):
         self.middle = _blocks(config, bottom, bottom)
         self.decoder = nn.ModuleList(DecoderStage(config, level) for level in reversed(range(bottom)))
         self.tail = nn.Conv2d(config.width, 3 * scale, 3, padding=1)
-        # Small, not zero: a fresh network is close to the identity, and yet every weight has a gradient at the first
-        # step.
-        with torch.no_grad():
-            self.tail.weight.mul_(0.1)
-            self.tail.bias.zero_()
+        self._start_well()
+
+    @torch.no_grad()
+    def _start_well(self) -> None:
+        """Starting values that make the first hundred steps count; see `benchmarks/README.md` for what each is worth."""
+        # Features of unit size: the default leaves them so small that layer norm sees mostly the mean of the image.
+        self.head.weight.mul_(3.0)
+        # A skip is passed on from the first step, and the deeper path joins as it learns.
+        for stage in self.decoder:
+            channels = stage.fuse.out_features
+            stage.fuse.weight.mul_(0.2)
+            stage.fuse.weight[:, channels:] += torch.eye(channels)
+        # Small, not zero: a fresh network is close to the identity, and yet every weight has a gradient at once.
+        self.tail.weight.mul_(0.1)
+        self.tail.bias.zero_()
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -140,6 +150,8 @@ class UNet(nn.Module):
     def _residual(self, image: Tensor) -> Tensor:
         """What to add to an image whose sides are multiples of `config.multiple`."""
         stem = self.config.stem_stride
+        # Centred: otherwise the mean brightness is most of what layer norm sees, and learning is several times slower.
+        image = 2.0 * image - 1.0
         image = F.pixel_unshuffle(image, stem) if stem > 1 else image
         x = self.head(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
         skips: list[Tensor] = []

@@ -1,0 +1,98 @@
+"""Keeping a finished replication in git: its tables, small pictures, and the numbers that the README quotes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from pathlib import Path
+
+from instruct_ipt.errors import InputError
+from instruct_ipt.params import load
+from instruct_ipt.paths import FIGURES, RESULTS, RUNTIME, TABLES
+from instruct_ipt.stage_table import STAGES
+from instruct_ipt.summary import gains
+
+START, END = "<!-- results: written by `ipt snapshot` -->", "<!-- /results -->"
+PICTURES = ("fig4_comparison", "fig2_rank", "data_degradations")
+PICTURE_BYTES = 300_000
+
+
+def snapshot(readme: Path = Path("README.md")) -> Path:
+    """Write `docs/<profile>/` and the README's results block from the files of the last replication.
+
+    Raises:
+        InputError: a result file is missing, or the README has no results block.
+    """
+    profile = load().profile
+    folder = Path("docs") / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    block = f"{START}\n{_results(profile)}\n{END}"
+    _replace_block(readme, block)
+    shutil.copy(RESULTS / "benchmark.csv", folder / "benchmark.csv")
+    for table in sorted(TABLES.glob("table*.md")):
+        shutil.copy(table, folder / table.name)
+    for name in PICTURES:
+        (folder / f"{name}.jpg").write_bytes(_small_jpeg(FIGURES / f"{name}.png"))
+    with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
+        writer.writerows([row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in _runtime())
+    return folder
+
+
+def _results(profile: str) -> str:
+    """The README's block: gains over the input, then what the run cost."""
+    found = gains(RESULTS / "benchmark.csv")
+    methods = list(next(iter(found.values())))
+    lines = [f"| gain over the input, dB | {' | '.join(methods)} |", "|---|" + "---:|" * len(methods)]
+    lines += [f"| {name} | {' | '.join(f'{row[m]:+.2f}' for m in methods)} |" for name, row in found.items()]
+    runtime = _runtime()
+    minutes = sum(float(row["seconds"]) for row in runtime) / 60
+    peak = max(float(row["peak_mib"]) for row in runtime) / 1024
+    cost = (
+        f"Profile `{profile}`, three held-out photographs, one seed, protocol `rgb`. The stages took {minutes:.0f} minutes "
+        f"together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process "
+        f"([durations](docs/{profile}/runtime.csv), [scores](docs/{profile}/benchmark.csv))."
+    )
+    return "\n".join([*lines, "", cost])
+
+
+def _runtime() -> list[dict[str, str]]:
+    """The last row of `logs/runtime.csv` for every stage."""
+    if not RUNTIME.is_file():
+        raise InputError(f"{RUNTIME} does not exist; `make repro` writes it")
+    with RUNTIME.open(newline="", encoding="utf-8") as stream:
+        rows = {row["stage"]: row for row in csv.DictReader(stream)}
+    missing = [name for name in STAGES if name not in rows]
+    if missing:
+        raise InputError(f"{RUNTIME} has no row for {', '.join(missing)}; run `dvc repro --force` to measure every stage")
+    return [rows[name] for name in STAGES]
+
+
+def _replace_block(readme: Path, block: str) -> None:
+    text = readme.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise InputError(f"{readme} has no block between {START} and {END}; put the two lines where the results belong")
+    before, _, rest = text.partition(START)
+    temporary = readme.with_suffix(".md.tmp")
+    temporary.write_text(before + block + rest.partition(END)[2], encoding="utf-8")
+    os.replace(temporary, readme)
+
+
+def _small_jpeg(path: Path) -> bytes:
+    """A picture as JPEG of at most :data:`PICTURE_BYTES`, made narrower until it fits."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; `dvc repro figures` makes it")
+    picture = Image.open(path).convert("RGB")
+    width = min(picture.width, 1800)
+    while True:
+        height = round(picture.height * width / picture.width)
+        buffer = io.BytesIO()
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=88)
+        if buffer.tell() <= PICTURE_BYTES:
+            return buffer.getvalue()
+        width = round(width * 0.9)
