@@ -70,7 +70,8 @@ def test_arrows_run_one_way(room):
 def test_training_runs_without_pipeline_tools():
     code = (
         "import sys\n"
-        "for name in ('dvc', 'mlflow', 'snakemake', 'pydantic', 'typer', 'pandas', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('dvc', 'mlflow', 'snakemake', 'pydantic', 'typer', 'pandas', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
         "import instruct_ipt.training.loop, instruct_ipt.training.build, instruct_ipt.evaluation.validation\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

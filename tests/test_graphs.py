@@ -96,7 +96,16 @@ def test_every_leaf_of_the_workflow_is_made_by_a_stage():
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), "-c1"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+        "-c1",
+    ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=folder)
 
 
@@ -127,3 +136,10 @@ def test_named_targets_ask_for_exactly_their_cells(workspace):
         assert done.returncode == 0, done.stderr
         wanted = {(c.folder("smoke") / "metrics.json").as_posix() for c in cells_of(params.load(), study)}
         assert set(re.findall(r"output: (\S+)", done.stdout)) == wanted
+
+
+def test_without_a_target_the_whole_grid_is_meant(workspace):
+    plant_leaves()
+    done = snakemake(workspace, "-n")
+    wanted = {(c.folder("smoke") / "metrics.json").as_posix() for c in cells_of(params.load())}
+    assert set(re.findall(r"output: (\S+)", done.stdout)) == wanted

@@ -48,10 +48,16 @@ CASES = {
     "rank of zero": (lambda v: v["modulation"].update(value=0), ["modulation.value", "greater than 0"]),
     "half a rank": (lambda v: v["modulation"].update(value=2.5), ["modulation", "whole rank"]),
     "share above one": (lambda v: v["modulation"].update(rule="proportional", value=4), ["modulation", "(0, 1]"]),
-    "no such task": (lambda v: v["training"]["task_weights"].update(colourise=1), ["task_weights", "denoise", "desnow"]),
+    "no such task": (
+        lambda v: v["training"]["task_weights"].update(colourise=1),
+        ["task_weights", "denoise", "desnow"],
+    ),
     "no such profile": (lambda v: v.update(profile="huge"), ["profile", "huge", "smoke, quick, study, paper"]),
     "no such group": (lambda v: v["sensitivity"].update(groups=["ffn.mid"]), ["sensitivity.groups", "ffn.in"]),
-    "empty range": (lambda v: v["degradation"]["dehaze"].update(beta=[2, 1]), ["degradation.dehaze.beta", "low <= high"]),
+    "empty range": (
+        lambda v: v["degradation"]["dehaze"].update(beta=[2, 1]),
+        ["degradation.dehaze.beta", "low <= high"],
+    ),
     "missing key": (lambda v: v["training"].pop("ema"), ["training.ema", "missing"]),
     "key in both halves": (
         lambda v: v["profiles"]["quick"].update(seed=3),

@@ -130,7 +130,10 @@ def test_full_rank_truncation_is_no_truncation(study):
 
 
 def test_rivals_have_the_parameters_of_modulation_within_a_tenth(study):
-    added = {m: json.loads((study.folder / f"models/{m}/metrics.json").read_text())["params_added"] for m in ("film", "modulation")}
+    added = {
+        m: json.loads((study.folder / f"models/{m}/metrics.json").read_text())["params_added"]
+        for m in ("film", "modulation")
+    }
     assert added["film"] == pytest.approx(added["modulation"], rel=0.1)
 
 

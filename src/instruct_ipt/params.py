@@ -340,7 +340,9 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
         try:
             twice = key in mapping
         except TypeError:
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark) from None
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be plain text", key_node.start_mark
+            ) from None
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
         mapping[key] = loader.construct_object(value_node, deep=True)

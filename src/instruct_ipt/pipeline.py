@@ -66,6 +66,7 @@ def run_stage(name: str) -> None:
         context.tracker.finish([Path(out) for out in stage.outputs])
     note_runtime(name, time.monotonic() - begun)
     shutil.rmtree(context.checkpoints, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def run_cell(study: str, setting: str, seed: int) -> Path:
@@ -114,7 +115,9 @@ def check_inputs(inputs: Sequence[str], configuration: params_module.Params) -> 
         maker = maker_of(path)
         assert maker is not None, f"no stage makes {path}"
         if not Path(path).exists():
-            raise InputError(f"{path} does not exist yet; `dvc repro {maker.name}` makes it (`make repro` makes everything)")
+            raise InputError(
+                f"{path} does not exist yet; `dvc repro {maker.name}` makes it (`make repro` makes everything)"
+            )
         stale = staleness(maker, configuration)
         if stale:
             raise InputError(

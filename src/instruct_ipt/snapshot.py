@@ -38,7 +38,9 @@ def snapshot(readme: Path = Path("README.md")) -> Path:
     with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
-        writer.writerows([row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in _runtime())
+        writer.writerows(
+            [row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in _runtime()
+        )
     return folder
 
 
@@ -52,8 +54,8 @@ def _results(profile: str) -> str:
     minutes = sum(float(row["seconds"]) for row in runtime) / 60
     peak = max(float(row["peak_mib"]) for row in runtime) / 1024
     cost = (
-        f"Profile `{profile}`, three held-out photographs, one seed, protocol `rgb`. The stages took {minutes:.0f} minutes "
-        f"together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process "
+        f"Profile `{profile}`, three held-out photographs, one seed, protocol `rgb`. The stages took "
+        f"{minutes:.0f} minutes together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process "
         f"([durations](docs/{profile}/runtime.csv), [scores](docs/{profile}/benchmark.csv))."
     )
     return "\n".join([*lines, "", cost])
@@ -67,7 +69,9 @@ def _runtime() -> list[dict[str, str]]:
         rows = {row["stage"]: row for row in csv.DictReader(stream)}
     missing = [name for name in STAGES if name not in rows]
     if missing:
-        raise InputError(f"{RUNTIME} has no row for {', '.join(missing)}; run `dvc repro --force` to measure every stage")
+        raise InputError(
+            f"{RUNTIME} has no row for {', '.join(missing)}; run `dvc repro --force` to measure every stage"
+        )
     return [rows[name] for name in STAGES]
 
 

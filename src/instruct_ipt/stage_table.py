@@ -78,20 +78,20 @@ _ALL: tuple[Stage, ...] = (
     _training("full", ("rank",), (_SELECTION,), "Train backbone and unfactored biases at once."),
     Stage(
         "rank", "rank", ("seed", "degradation", "backbone", "training", "rank"),
-        (_PREPARED, _SELECTION, "models/shared/manifest.json", "models/full/manifest.json", "models/experts/manifest.json"),
+        (_PREPARED, _SELECTION, *(f"models/{arm}/manifest.json" for arm in ("shared", "full", "experts"))),
         ("results/rank_energy.csv", "results/rank_strategy.csv"), "PCA rank analysis of biases and deltas.",
     ),
     _training("modulation", ("modulation",), (_SELECTION,), "Train backbone and low-rank biases at once."),
     _training("film", ("modulation",), (_SELECTION,), "Train the rival FiLM at an equal budget."),
     Stage(
         "evaluate", "evaluate", ("seed", "degradation", "backbone", "modulation", "evaluation", "training"),
-        (_PREPARED, _SELECTION, *(f"models/{arm}/manifest.json" for arm in ("shared", "experts", "film", "modulation"))),
+        (_PREPARED, _SELECTION, *(f"models/{m}/manifest.json" for m in ("shared", "experts", "film", "modulation"))),
         ("results/benchmark.csv", "results/per_image.csv", "results/samples.csv", "results/samples"),
         "Score every method on held-out photographs.",
     ),
     Stage(
-        "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"), (_PREPARED, _SELECTION),
-        ("ablations/summary.csv",), "Run the ablation grid through Snakemake.",
+        "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
+        (_PREPARED, _SELECTION), ("ablations/summary.csv",), "Run the ablation grid through Snakemake.",
         also=("instruct_ipt.stages.cell",),
     ),
     Stage(
@@ -103,7 +103,8 @@ _ALL: tuple[Stage, ...] = (
         ("figures",), "Draw the figures from result files.",
     ),
     Stage(
-        "tables", "tables", (), ("results/benchmark.csv", "results/rank_strategy.csv", "ablations/summary.csv"), ("tables",),
+        "tables", "tables", (),
+        ("results/benchmark.csv", "results/rank_strategy.csv", "ablations/summary.csv"), ("tables",),
         "Write the tables as CSV, Markdown and LaTeX.",
     ),
     Stage(

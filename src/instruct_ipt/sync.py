@@ -20,7 +20,9 @@ def sync() -> int:
     """
     known = tracking.known_digests()
     if known is None:
-        raise InputError(f"the tracking store {tracking.store()} cannot be reached; start it or unset MLFLOW_TRACKING_URI")
+        raise InputError(
+            f"the tracking store {tracking.store()} cannot be reached; start it or unset MLFLOW_TRACKING_URI"
+        )
     added = 0
     for name, record, outputs, tags in _finished():
         digest = provenance.digest(record)

@@ -49,7 +49,9 @@ class Tracker:
         """Log every row of a ``history.csv`` (used when a store is rebuilt from files)."""
         rows = _history_metrics(path)
         for start in range(0, len(rows), 500):
-            self._attempt(lambda part=rows[start : start + 500]: self._client.log_batch(self._run_id, metrics=_metrics(part)))
+            self._attempt(
+                lambda part=rows[start : start + 500]: self._client.log_batch(self._run_id, metrics=_metrics(part))
+            )
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         if self._client is None:
@@ -191,4 +193,7 @@ def _quiet() -> Iterator[None]:
 
 def _warn(error: Exception) -> None:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    print(f"tracking is off for this run ({reason}); results are not affected; `ipt mlflow-sync` fills it in later", file=sys.stderr)
+    print(
+        f"tracking is off for this run ({reason}); results are not affected; `ipt mlflow-sync` fills it in later",
+        file=sys.stderr,
+    )

@@ -35,11 +35,16 @@ def settings() -> SimpleNamespace:
     return SimpleNamespace(
         denoise=SimpleNamespace(sigma=[15.0, 25.0, 50.0]),
         deblur=SimpleNamespace(support=[9, 21], anxiety=[0.3, 2.5], gamma=2.2),
-        derain=SimpleNamespace(length=[8, 44], angle=[-30, 30], density=[0.003, 0.010], width=[0.6, 2.2],
-                               opacity=[0.45, 0.8], veil=[0.02, 0.12]),
+        derain=SimpleNamespace(
+            length=[8, 44],
+            angle=[-30, 30],
+            density=[0.003, 0.010],
+            width=[0.6, 2.2],
+            opacity=[0.45, 0.8],
+            veil=[0.02, 0.12],
+        ),
         dehaze=SimpleNamespace(beta=[0.5, 1.3], airlight=[0.7, 0.95], relief=[0.1, 0.5]),
-        desnow=SimpleNamespace(size=[0.6, 4.5], density=[2, 8], motion=[0, 8], opacity=[0.7, 0.95],
-                               veil=[0.02, 0.12]),
+        desnow=SimpleNamespace(size=[0.6, 4.5], density=[2, 8], motion=[0, 8], opacity=[0.7, 0.95], veil=[0.02, 0.12]),
     )
 
 
@@ -106,10 +111,12 @@ def photographs() -> list[np.ndarray]:
     return [read_image(locate(photo)).astype(np.float32) / 255 for photo in BUNDLED if photo.split == "test"]
 
 
-@pytest.mark.parametrize(("task", "low", "high"), [("deblur", 22, 29), ("derain", 18, 26), ("dehaze", 11, 17),
-                                                   ("desnow", 16, 24)])
-def test_strength_is_moderate_on_photographs(task: str, low: float, high: float, settings: SimpleNamespace,
-                                             photographs: list[np.ndarray]) -> None:
+@pytest.mark.parametrize(
+    ("task", "low", "high"), [("deblur", 22, 29), ("derain", 18, 26), ("dehaze", 11, 17), ("desnow", 16, 24)]
+)
+def test_strength_is_moderate_on_photographs(
+    task: str, low: float, high: float, settings: SimpleNamespace, photographs: list[np.ndarray]
+) -> None:
     for clean in photographs:
         errors = [np.mean((degrade(task, clean, _rng(seed), settings) - clean) ** 2) for seed in range(12)]
         assert low < np.mean(-10 * np.log10(errors)) < high
@@ -215,8 +222,9 @@ def test_particles_are_opacities_and_cover_more_when_denser(draw: object, settin
 def test_rain_falls_along_its_angle() -> None:
     for angle in (-30, 0, 30):
         # Wide streaks: finite differences of a line as thin as a px lean towards the diagonal.
-        group = SimpleNamespace(length=[90, 90], width=[6, 6], angle=[angle, angle], density=[2e-4, 2e-4],
-                                opacity=[0.5, 0.5])
+        group = SimpleNamespace(
+            length=[90, 90], width=[6, 6], angle=[angle, angle], density=[2e-4, 2e-4], opacity=[0.5, 0.5]
+        )
         gy, gx = np.gradient(gaussian_filter(rain_streaks(_rng(), (500, 500), group), 1.5))
         # Orientation by the structure tensor: gradients stand across the streaks. x runs right, y runs down.
         across = 0.5 * math.degrees(math.atan2(2 * (gx * gy).mean(), (gx * gx - gy * gy).mean()))

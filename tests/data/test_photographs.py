@@ -44,8 +44,10 @@ def test_the_readme_gives_the_terms_of_each() -> None:
 
 
 def test_locating_imports_neither_package() -> None:
-    code = ("import sys; from instruct_ipt.data.photographs import BUNDLED, locate; [locate(p) for p in BUNDLED]; "
-            "sys.exit('skimage' in sys.modules or 'sklearn' in sys.modules)")
+    code = (
+        "import sys; from instruct_ipt.data.photographs import BUNDLED, locate; [locate(p) for p in BUNDLED]; "
+        "sys.exit('skimage' in sys.modules or 'sklearn' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

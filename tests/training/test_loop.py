@@ -155,7 +155,9 @@ def test_swapped_weights_come_back_bit_for_bit():
 def test_history_has_a_row_per_validation_and_task(tmp_path):
     network = model("shared")
     seen = []
-    rows = Trainer(network, stream(), settings(), validate, observe=lambda s, m: seen.append((s, m))).train([Phase(6, True, False)])
+    rows = Trainer(network, stream(), settings(), validate, observe=lambda s, m: seen.append((s, m))).train(
+        [Phase(6, True, False)]
+    )
     assert [row[0] for row in rows] == [s for s in (2, 4, 6) for _ in TASKS] and [s for s, _ in seen] == [2, 4, 6]
     assert set(seen[0][1]) == {f"{task}/{kind}" for task in TASKS for kind in ("psnr", "loss")}
     write_history(tmp_path / "history.csv", rows)
@@ -198,4 +200,8 @@ def test_rivals_meet_the_parameter_budget_and_costs_are_counted_from_the_models(
     assert cost(film)["params_added"] == pytest.approx(cost(modulation)["params_added"], rel=0.1)
     total = sum(p.numel() for p in modulation.parameters())
     assert cost(modulation)["params_total"] == total
-    assert cost(model("shared")) == {"params_total": total - cost(modulation)["params_added"], "params_added": 0, "params_per_task": 0}
+    assert cost(model("shared")) == {
+        "params_total": total - cost(modulation)["params_added"],
+        "params_added": 0,
+        "params_per_task": 0,
+    }

@@ -17,7 +17,9 @@ def test_every_strategy_spends_the_same_steps(strategy, steps):
 
 
 def test_what_learns_in_each_phase():
-    table = {s: [(p.backbone, p.biases) for p in phases_of(s, 10)] for s in ("synchronous", "shared", "frozen", "two_stage")}
+    table = {
+        s: [(p.backbone, p.biases) for p in phases_of(s, 10)] for s in ("synchronous", "shared", "frozen", "two_stage")
+    }
     assert table == {
         "synchronous": [(True, True)],
         "shared": [(True, False)],
@@ -37,7 +39,11 @@ def test_the_rate_warms_up_linearly_and_falls_along_a_cosine():
 
 
 def test_patches_grow_by_their_shares():
-    patches = [SimpleNamespace(share=0.5, size=64), SimpleNamespace(share=0.3, size=96), SimpleNamespace(share=0.2, size=128)]
+    patches = [
+        SimpleNamespace(share=0.5, size=64),
+        SimpleNamespace(share=0.3, size=96),
+        SimpleNamespace(share=0.2, size=128),
+    ]
     sizes = [patch_at(step, 10, patches) for step in range(10)]
     assert sizes == [64] * 5 + [96] * 3 + [128] * 2
 

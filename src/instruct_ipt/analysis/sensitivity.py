@@ -1,4 +1,4 @@
-"""Task-sensitivity search: free one weight group at a time for one task on a trained shared network, measure the gain."""
+"""Task-sensitivity search: free one weight group at a time for one task on a trained shared network, note the gain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from instruct_ipt.data.stream import PatchStream
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.training.losses import restoration_loss
 from instruct_ipt.training.loop import to_tensor
+from instruct_ipt.training.losses import restoration_loss
 from instruct_ipt.training.phases import patch_at, rate_at
 
 if TYPE_CHECKING:

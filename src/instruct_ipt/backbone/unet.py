@@ -127,7 +127,7 @@ class UNet(nn.Module):
 
     @torch.no_grad()
     def _start_well(self) -> None:
-        """Starting values that make the first hundred steps count; see `benchmarks/README.md` for what each is worth."""
+        """Starting values that make the first hundred steps count."""
         # Features of unit size: the default leaves them so small that layer norm sees mostly the mean of the image.
         self.head.weight.mul_(3.0)
         # A skip is passed on from the first step, and the deeper path joins as it learns.

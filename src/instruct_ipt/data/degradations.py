@@ -18,8 +18,9 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 
 
-def degrade(task: str, image: np.ndarray, rng: np.random.Generator, settings: Any,
-            sigma: float | None = None) -> np.ndarray:
+def degrade(
+    task: str, image: np.ndarray, rng: np.random.Generator, settings: Any, sigma: float | None = None
+) -> np.ndarray:
     """Damage one image.
 
     Args:
@@ -47,8 +48,9 @@ def degrade(task: str, image: np.ndarray, rng: np.random.Generator, settings: An
     return np.clip(damaged, 0.0, 1.0, out=damaged)
 
 
-def degrade_named(task: str, image: np.ndarray, name: str, settings: Any, sigma: float | None = None,
-                  seed: int = 0) -> np.ndarray:
+def degrade_named(
+    task: str, image: np.ndarray, name: str, settings: Any, sigma: float | None = None, seed: int = 0
+) -> np.ndarray:
     """``degrade`` with a generator that depends on (seed, task, name, sigma) alone.
 
     So a test set is the same on every machine, in any order, and when images are added. Arguments and result are those
@@ -128,7 +130,7 @@ def blur(image: np.ndarray, kernel: np.ndarray, gamma: float) -> np.ndarray:
     Returns:
         float32 (H, W, 3), in [0, 1] up to rounding.
     """
-    linear = image**np.float32(gamma)
+    linear = image ** np.float32(gamma)
     blurred = np.maximum(_convolve_mirrored(linear, kernel), 0)  # the transform rounds black to -1e-8
     return blurred ** np.float32(1.0 / gamma)
 
@@ -165,8 +167,9 @@ def _cover(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, alpha: np.ndarr
     return -np.expm1(depth).reshape(shape).astype(np.float32)
 
 
-def _scatter(rng: np.random.Generator, shape: tuple[int, int], margin: float,
-             density: float) -> tuple[np.ndarray, np.ndarray]:
+def _scatter(
+    rng: np.random.Generator, shape: tuple[int, int], margin: float, density: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Poisson many particle centres (y, x) in px, ``density`` per px, also up to ``margin`` px outside the image."""
     height, width = shape[0] + 2 * margin, shape[1] + 2 * margin
     count = rng.poisson(density * height * width)
@@ -203,8 +206,15 @@ def rain_streaks(rng: np.random.Generator, shape: tuple[int, int], settings: Any
     return _lines(shape, y, x, length, width, angle, strength)
 
 
-def _lines(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, length: np.ndarray, width: np.ndarray,
-           angle: np.ndarray, strength: np.ndarray) -> np.ndarray:
+def _lines(
+    shape: tuple[int, int],
+    y: np.ndarray,
+    x: np.ndarray,
+    length: np.ndarray,
+    width: np.ndarray,
+    angle: np.ndarray,
+    strength: np.ndarray,
+) -> np.ndarray:
     """Opacity of steep lines, drawn row by row: a row crosses a line in a few px, so long lines stay cheap."""
     if len(y) == 0:
         return np.zeros(shape, np.float32)
@@ -258,8 +268,15 @@ def snow_flakes(rng: np.random.Generator, shape: tuple[int, int], settings: Any)
     return 1 - clear
 
 
-def _capsules(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, radius: np.ndarray, path: np.ndarray,
-              angle: np.ndarray, strength: np.ndarray) -> np.ndarray:
+def _capsules(
+    shape: tuple[int, int],
+    y: np.ndarray,
+    x: np.ndarray,
+    radius: np.ndarray,
+    path: np.ndarray,
+    angle: np.ndarray,
+    strength: np.ndarray,
+) -> np.ndarray:
     """Opacity of soft capsules, each drawn in a square as large as the largest of them needs."""
     if len(y) == 0:
         return np.zeros(shape, np.float32)
@@ -268,8 +285,9 @@ def _capsules(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, radius: np.n
     grid = np.arange(-reach, reach + 1)
     row, column = np.rint(y).astype(np.intp)[:, None] + grid, np.rint(x).astype(np.intp)[:, None] + grid
     dy, dx = (row - y[:, None])[:, :, None].astype(np.float32), (column - x[:, None])[:, None].astype(np.float32)
-    sin, cos, half, r, s, peak = (v.astype(np.float32)[:, None, None]
-                                  for v in (np.sin(angle), np.cos(angle), path / 2, radius, soft, strength))
+    sin, cos, half, r, s, peak = (
+        v.astype(np.float32)[:, None, None] for v in (np.sin(angle), np.cos(angle), path / 2, radius, soft, strength)
+    )
     beyond = np.maximum(np.abs(dx * sin + dy * cos) - half, 0)
     across = dx * cos - dy * sin
     edge = np.clip((r + s - np.sqrt(beyond * beyond + across * across)) / (2 * s), 0, 1)
@@ -317,8 +335,10 @@ def scene_depth(rng: np.random.Generator, shape: tuple[int, int], relief: float)
         relief: share in [0, 1] of the depth that smooth hills make; the rest is the vertical gradient.
     """
     window = np.exp(rng.uniform(np.log(0.12), 0))
-    y, x = (start + window * (np.arange(n, dtype=np.float32) + 0.5) / n
-            for start, n in zip(rng.uniform(0, 1 - window, 2), shape, strict=True))
+    y, x = (
+        start + window * (np.arange(n, dtype=np.float32) + 0.5) / n
+        for start, n in zip(rng.uniform(0, 1 - window, 2), shape, strict=True)
+    )
     hills = 0.5 + 0.5 * _plane_waves(rng, y, x)
     return 0.25 + 0.75 * ((1 - np.float32(relief)) * (1 - y[:, None]) + np.float32(relief) * hills)
 
@@ -343,5 +363,8 @@ def _dehaze(image: np.ndarray, rng: np.random.Generator, settings: Any) -> np.nd
 
 
 _WEATHER_AND_MOTION: dict[str, Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]] = {
-    "deblur": _deblur, "derain": _derain, "dehaze": _dehaze, "desnow": _desnow,
+    "deblur": _deblur,
+    "derain": _derain,
+    "dehaze": _dehaze,
+    "desnow": _desnow,
 }

@@ -84,8 +84,10 @@ def locate(photo: Photograph) -> Path:
         path = Path(root, photo.member)
         if path.is_file():
             return path
-    raise InputError(f"photograph {photo.name!r}: the installed {wheel} holds no file {photo.member}; "
-                     f"install the version of {wheel} named in requirements.lock")
+    raise InputError(
+        f"photograph {photo.name!r}: the installed {wheel} holds no file {photo.member}; "
+        f"install the version of {wheel} named in requirements.lock"
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -93,7 +93,9 @@ def pairs(root: Path, split: str, task: str, settings: Any, sigmas: list[float] 
         for name in names(folder / "clean"):
             target = to_float(read_image(folder / "clean" / f"{name}.png"))
             if task == "denoise":
-                yield Pair(task, f"bundled-sigma{sigma:g}", name, degrade_named(task, target, name, settings, sigma), target)
+                yield Pair(
+                    task, f"bundled-sigma{sigma:g}", name, degrade_named(task, target, name, settings, sigma), target
+                )
             else:
                 yield Pair(task, "bundled", name, to_float(read_image(folder / task / f"{name}.png")), target)
 

@@ -43,7 +43,9 @@ def score_images(
 
 def summarise(images: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     """`benchmark.csv` from `per_image.csv` and a table method -> params_total, params_per_task."""
-    means = images.groupby(KEYS, sort=False).agg(images=("image", "count"), psnr=("psnr", "mean"), ssim=("ssim", "mean"))
+    means = images.groupby(KEYS, sort=False).agg(
+        images=("image", "count"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
+    )
     means = means.reset_index()
     base = means[means.method == "input"].set_index(["task", "dataset"])[["psnr", "ssim"]].add_suffix("_input")
     return means.join(base, on=["task", "dataset"]).merge(costs, on="method")[BENCHMARK]
@@ -53,10 +55,14 @@ def median_gain_image(images: pd.DataFrame, method: str = "modulation", against:
     """The image of each (task, dataset) whose gain in PSNR is the median (the lower one of an even number)."""
     wide = images.pivot_table(index=["task", "dataset", "image"], columns="method", values="psnr", sort=False)
     gain = (wide[method] - wide[against]).rename("gain").reset_index().sort_values(["task", "dataset", "gain", "image"])
-    return gain.groupby(["task", "dataset"], sort=False).nth((gain.groupby(["task", "dataset"]).size().iloc[0] - 1) // 2)
+    return gain.groupby(["task", "dataset"], sort=False).nth(
+        (gain.groupby(["task", "dataset"]).size().iloc[0] - 1) // 2
+    )
 
 
-def write_samples(folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], scores: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
+def write_samples(
+    folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], scores: Mapping[str, tuple[float, float]]
+) -> list[dict[str, Any]]:
     """Write the pictures of one pair as PNG; rows of `samples.csv`."""
     rows = []
     for method, image in [*outputs.items(), ("clean", pair.target)]:
@@ -64,6 +70,13 @@ def write_samples(folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], s
         write_image(folder / file, to_bytes(image))
         psnr = scores[method][0] if method in scores else float("nan")
         rows.append(
-            {"task": pair.task, "dataset": pair.dataset, "image": pair.name, "method": method, "file": file, "psnr": psnr}
+            {
+                "task": pair.task,
+                "dataset": pair.dataset,
+                "image": pair.name,
+                "method": method,
+                "file": file,
+                "psnr": psnr,
+            }
         )
     return rows

@@ -52,8 +52,8 @@ PROTOCOLS: dict[str, Protocol] = {
         quantise=False,
         ssim_window=7,
         description=(
-            "PSNR and SSIM on RGB in [0, 1] (scikit-image, 7x7 uniform SSIM window), no border crop, output clipped and "
-            "not quantised, Gaussian noise not clipped and seeded by image name"
+            "PSNR and SSIM on RGB in [0, 1] (scikit-image, 7x7 uniform SSIM window), no border crop, output clipped "
+            "and not quantised, Gaussian noise not clipped and seeded by image name"
         ),
     )
 }

@@ -66,7 +66,11 @@ def find_cell(params: Params, study: str, setting: str, seed: int) -> Cell:
     cell = Cell(study, setting, seed)
     if cell not in cells_of(params):
         grid = settings_of(params)
-        known = ", ".join(grid) if study not in grid else f"settings {', '.join(grid[study])}; seeds {params.ablations.seeds}"
+        known = (
+            ", ".join(grid)
+            if study not in grid
+            else f"settings {', '.join(grid[study])}; seeds {params.ablations.seeds}"
+        )
         raise InputError(
             f"params.yaml: {study}/{setting}/seed-{seed} is not in the grid of profile {params.profile}; "
             f"it has: {known}; add it under profiles.{params.profile}.ablations"

@@ -24,7 +24,13 @@ def load_methods(params: Any) -> dict[str, Method | None]:
     experts = {task: _loaded(build_shared(preset, seed), f"experts/{task}") for task in TASKS}
     single = {"shared": shared, "film": film, "modulation": modulation}
     methods: dict[str, Method | None] = {name: dict.fromkeys(TASKS, model) for name, model in single.items()}
-    return {"input": None, "shared": methods["shared"], "experts": experts, "film": methods["film"], "modulation": methods["modulation"]}
+    return {
+        "input": None,
+        "shared": methods["shared"],
+        "experts": experts,
+        "film": methods["film"],
+        "modulation": methods["modulation"],
+    }
 
 
 def _loaded(model: TaskModel, stem: str) -> TaskModel:

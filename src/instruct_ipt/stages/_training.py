@@ -42,7 +42,7 @@ def train_arm(context: Context, model: TaskModel, name: str, strategy: str, sett
 
 
 def write_model(folder: Path, model: TaskModel, history: list[list[Any]], facts: dict[str, Any]) -> None:
-    """`weights.safetensors`, `history.csv` and `metrics.json` (method, strategy, parameter counts, last PSNR per task)."""
+    """`weights.safetensors`, `history.csv` and `metrics.json` (method, strategy, parameters, last PSNR per task)."""
     save_weights(folder / "weights.safetensors", model.state_dict())
     write_history(folder / "history.csv", history)
     last = history[-1][0]

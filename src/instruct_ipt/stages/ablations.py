@@ -41,4 +41,6 @@ def _snakemake(*arguments: str) -> None:
     command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), "--quiet", "progress", *arguments]
     done = subprocess.run(command, check=False, capture_output="--unlock" in arguments)
     if done.returncode and "--unlock" not in arguments:
-        raise SystemExit("the ablation grid did not finish; Snakemake's message stands above, details under logs/ablations/")
+        raise SystemExit(
+            "the ablation grid did not finish; Snakemake's message stands above, details under logs/ablations/"
+        )

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from instruct_ipt.tracking import Tracker
 
 
-def run(spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker, out: Path) -> None:
+def run(
+    spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker, out: Path
+) -> None:
     """Train one cell and write ``metrics.json`` and ``history.csv`` into ``out``.
 
     Args:
@@ -53,7 +55,9 @@ def run(spec: dict[str, Any], settings: Any, degradation: Any, preset: str, chec
 class _Runner:
     """Builds and trains the network or networks of one cell."""
 
-    def __init__(self, spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker) -> None:
+    def __init__(
+        self, spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker
+    ) -> None:
         self.spec, self.settings, self.preset = spec, settings, preset
         self.stream = PatchStream(training_images(PREPARED), degradation, spec["seed"])
         self.validation = Validation(PREPARED, degradation)
@@ -102,4 +106,7 @@ def _score(model: TaskModel, task: str, degradation: Any) -> dict[str, float]:
     levels = sorted(degradation.denoise.sigma)
     found = pairs(PREPARED, "validation", task, degradation, [levels[len(levels) // 2]])
     scores = [protocol.score(restore_stack(model, p.input[None], task)[0], p.target) for p in found]
-    return {"psnr": round(float(np.mean([s[0] for s in scores])), 6), "ssim": round(float(np.mean([s[1] for s in scores])), 6)}
+    return {
+        "psnr": round(float(np.mean([s[0] for s in scores])), 6),
+        "ssim": round(float(np.mean([s[1] for s in scores])), 6),
+    }

@@ -1,4 +1,4 @@
-"""`ipt experts`: the whole shared network fine-tuned on each task; the upper bound, and the deltas of the rank analysis."""
+"""`ipt experts`: the whole shared network fine-tuned on each task; the upper bound, and the rank analysis's deltas."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def _procedural(params: Any, count: int, prefix: str) -> dict[str, np.ndarray]:
     key = int.from_bytes(prefix.encode(), "big") % 2**32
     size = max(params.data.procedural_size, params.data.validation_size)
     return {
-        f"{prefix}-{i:03d}": to_bytes(dead_leaves(np.random.default_rng([params.seed, key, i]), size)) for i in range(count)
+        f"{prefix}-{i:03d}": to_bytes(dead_leaves(np.random.default_rng([params.seed, key, i]), size))
+        for i in range(count)
     }
 
 

@@ -61,7 +61,8 @@ class _Analysis:
         self.names = self._matrices(groups)
         self.deltas = {source: list(self._deltas(source)) for source in SOURCES}
         self.curves = {
-            source: {(d.task, d.layer): cumulative_energy(d.matrix) for d in deltas} for source, deltas in self.deltas.items()
+            source: {(d.task, d.layer): cumulative_energy(d.matrix) for d in deltas}
+            for source, deltas in self.deltas.items()
         }
 
     def _matrices(self, groups: list[str]) -> list[str]:
@@ -108,7 +109,9 @@ class _Analysis:
             rules.append(("constant", rank, constant_ranks(shapes, rank)))
             rules.append(("proportional", share, proportional_ranks(shapes, share)))
         rows = [
-            self._row(source, rule, value, dict(zip(self.names, ranks, strict=True)), factor_parameters(shapes, ranks), task)
+            self._row(
+                source, rule, value, dict(zip(self.names, ranks, strict=True)), factor_parameters(shapes, ranks), task
+            )
             for source in SOURCES
             for rule, value, ranks in rules
             for task in TASKS

@@ -17,5 +17,7 @@ def run(context: Context) -> None:
     """Write `models/full`."""
     params = context.params
     model = build_modulation(params.backbone.preset, params.seed, read_selection(SELECTION), RankRule("full", None))
-    settings = params.training.model_copy(update={"steps": max(1, round(params.rank.steps_share * params.training.steps))})
+    settings = params.training.model_copy(
+        update={"steps": max(1, round(params.rank.steps_share * params.training.steps))}
+    )
     train_arm(context, model, "full", "synchronous", settings)

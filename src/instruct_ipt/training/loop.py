@@ -215,7 +215,10 @@ def make_optimiser(model: TaskModel, settings: Any) -> torch.optim.Optimizer:
     CPU is most of what the update costs.
     """
     groups = []
-    families = ((model.backbone_parameters(), settings.learning_rate.backbone), (model.bias_parameters(), settings.learning_rate.biases))
+    families = (
+        (model.backbone_parameters(), settings.learning_rate.backbone),
+        (model.bias_parameters(), settings.learning_rate.biases),
+    )
     for parameters, rate in families:
         learning = [p for p in parameters if p.requires_grad]
         for members, decay in (

@@ -51,7 +51,7 @@ def phases_of(strategy: str, steps: int) -> list[Phase]:
 
 
 def rate_at(step: int, steps: int, warmup: float) -> float:
-    """Factor on the learning rate at ``step`` of ``steps``: linear warm-up over a share ``warmup``, then cosine to 0.02."""
+    """Factor on the learning rate: linear warm-up over a share ``warmup`` of ``steps``, then a cosine down to 0.02."""
     ramp = max(1, round(warmup * steps))
     if step < ramp:
         return (step + 1) / ramp
