@@ -118,6 +118,16 @@ def test_result_files_have_their_columns_and_rows(study):
         assert rows and list(rows[0]) == names.split(), file
 
 
+def test_splits_share_no_photograph(study):
+    def found(folder: str) -> set[str]:
+        return {re.sub(r"-\d+$", "", p.stem) for p in (study.folder / "data/prepared" / folder).glob("*.png")}
+
+    train, validation, test = found("train"), found("validation/clean"), found("test/clean")
+    assert test == {"coffee", "flower", "rocket"} and validation == {"china", "validation-leaves"}
+    assert {"motorcycle_left", "motorcycle_right", "leaves"} <= train
+    assert not train & validation and not train & test and not validation & test
+
+
 def test_full_rank_truncation_is_no_truncation(study):
     """The untruncated bias scores as the trained network does; energy ends at 1 in every layer."""
     energy = study.rows("results/rank_energy.csv")

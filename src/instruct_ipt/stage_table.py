@@ -103,7 +103,7 @@ _ALL: tuple[Stage, ...] = (
         ("figures",), "Draw the figures from result files.",
     ),
     Stage(
-        "tables", "tables", (),
+        "tables", "tables", ("data",),
         ("results/benchmark.csv", "results/rank_strategy.csv", "ablations/summary.csv"), ("tables",),
         "Write the tables as CSV, Markdown and LaTeX.",
     ),

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from instruct_ipt.modulation import TaskChoice, check_strength, set_trainable, task_mix
+from instruct_ipt.modulation import TaskChoice, TaskModule, check_strength, task_mix
 
 
 class SiteBackbone(Protocol):
@@ -20,7 +20,7 @@ class SiteBackbone(Protocol):
         ...
 
 
-class Film(nn.Module):
+class Film(TaskModule):
     """h * (1 + s * gamma) + s * beta after each site, with (gamma, beta) = Linear(embedding[task]) and strength s.
 
     The Linears start at zero: a fresh model equals its backbone. Samples of different tasks share one pass.
@@ -32,11 +32,9 @@ class Film(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, tasks: Sequence[str], hidden: int) -> None:
-        super().__init__()
+        super().__init__(backbone, tasks)
         if hidden < 1:
             raise ValueError(f"hidden is {hidden}; allowed: an integer >= 1")
-        self.backbone = backbone
-        self.tasks = tuple(tasks)
         self.embedding = nn.Parameter(torch.randn(len(tasks), hidden))
         self.sites = nn.ModuleDict(
             {_key(site): nn.Linear(hidden, 2 * channels) for site, channels in backbone.adaptation_sites().items()}
@@ -59,27 +57,6 @@ class Film(nn.Module):
                 hook = _hook(self.sites[_key(site)](embedding) * strength)
                 stack.callback(self.backbone.get_submodule(site).register_forward_hook(hook).remove)
             yield
-
-    def bias_parameters(self) -> list[nn.Parameter]:
-        """The embedding and the Linears of all sites."""
-        return [self.embedding, *self.sites.parameters()]
-
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """All parameters of the backbone."""
-        return list(self.backbone.parameters())
-
-    def added_parameters(self) -> int:
-        """Number of parameters beside the backbone's, all tasks together."""
-        return sum(parameter.numel() for parameter in self.bias_parameters())
-
-    def parameters_per_task(self) -> float:
-        """Added parameters divided by the number of tasks."""
-        return self.added_parameters() / len(self.tasks)
-
-    def set_trainable(self, *, backbone: bool, biases: bool) -> None:
-        """Freeze or free the backbone and the FiLM parameters."""
-        set_trainable(self.backbone_parameters(), backbone)
-        set_trainable(self.bias_parameters(), biases)
 
 
 def _hook(scale_shift: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .bias import FullBias, LowRankBias, TaskBias, TaskRows
-from .interface import TaskChoice, TaskModel, check_strength, set_trainable, task_mix
+from .interface import TaskChoice, TaskModel, TaskModule, check_strength, set_trainable, task_mix
 from .modulated import Modulated, modulate
 from .pack import Pack, backbone_digest, install_pack, load_pack, save_pack
 from .rank import RankRule, matrix_shape
@@ -17,6 +17,7 @@ __all__ = [
     "TaskBias",
     "TaskChoice",
     "TaskModel",
+    "TaskModule",
     "TaskRows",
     "backbone_digest",
     "check_strength",

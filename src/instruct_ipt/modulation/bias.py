@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,25 +32,25 @@ class TaskRows:
         return cls(mix.to(like), index if index is None else index.to(like.device))
 
 
-class TaskBias(nn.Module):
+class TaskBias(nn.Module, ABC):
     """What is added to one weight, for each of T tasks. A fresh bias is exactly zero for every task."""
 
     shape: torch.Size
 
+    @abstractmethod
     def increment(self, mix: Tensor) -> Tensor:
         """The increment for task weights `mix`, float (T,): sum over t of mix[t] * bias[t], in the shape of the weight.
 
         A one-hot row selects a task, a scaled row sets the strength.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def add_to(self, weight: Tensor, rows: TaskRows) -> Tensor:
         """weight + increment, for each of G rows of task weights at once: (G, *shape)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, task: int) -> Tensor:
         """The increment of one task, in the shape of the weight."""
-        raise NotImplementedError
 
 
 class FullBias(TaskBias):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,6 +45,41 @@ class TaskModel(Protocol):
     def set_trainable(self, *, backbone: bool, biases: bool) -> None:
         """Freeze or free the two families of parameters."""
         ...
+
+
+class TaskModule(nn.Module):
+    """The part of `TaskModel` that every method shares: a backbone, and beside it whatever serves its tasks.
+
+    Args:
+        backbone: the module whose parameters all tasks share.
+        tasks: task names.
+    """
+
+    def __init__(self, backbone: nn.Module, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tasks = tuple(tasks)
+
+    def bias_parameters(self) -> list[nn.Parameter]:
+        """The parameters that serve the tasks: all but the backbone's."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("backbone.")]
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """All parameters of the backbone."""
+        return list(self.backbone.parameters())
+
+    def added_parameters(self) -> int:
+        """Number of parameters beside the backbone's, all tasks together."""
+        return sum(parameter.numel() for parameter in self.bias_parameters())
+
+    def parameters_per_task(self) -> float:
+        """Added parameters divided by the number of tasks."""
+        return self.added_parameters() / len(self.tasks)
+
+    def set_trainable(self, *, backbone: bool, biases: bool) -> None:
+        """Freeze or free the two families of parameters."""
+        set_trainable(self.backbone_parameters(), backbone)
+        set_trainable(self.bias_parameters(), biases)
 
 
 def check_strength(strength: float) -> float:

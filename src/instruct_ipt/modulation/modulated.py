@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .bias import TaskBias, TaskRows, task_bias
-from .interface import TaskChoice, check_strength, set_trainable, task_mix
+from .interface import TaskChoice, TaskModule, check_strength, task_mix
 from .rank import RankRule
 
 
-class Modulated(nn.Module):
+class Modulated(TaskModule):
     """A backbone with a task bias on each selected weight. A fresh one equals its backbone bit for bit, for every task.
 
     The backbone module is kept as it is, under `backbone`; its forward takes one batch (N, ...) and returns one. Build
@@ -27,9 +27,7 @@ class Modulated(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, tasks: Sequence[str], biases: dict[str, TaskBias]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.tasks = tuple(tasks)
+        super().__init__(backbone, tasks)
         self.biases = nn.ModuleDict({_key(name): bias for name, bias in biases.items()})
         self._names = tuple(biases)
         self._unfolded: dict[str, Tensor] = {}
@@ -119,27 +117,6 @@ class Modulated(nn.Module):
         """ValueError while a task is folded into the backbone's own weights."""
         if self._folded is not None:
             raise ValueError("a task is folded into the weights; call unfold_() first")
-
-    def bias_parameters(self) -> list[nn.Parameter]:
-        """The factors and full increments of all tasks."""
-        return list(self.biases.parameters())
-
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """All parameters of the backbone."""
-        return list(self.backbone.parameters())
-
-    def added_parameters(self) -> int:
-        """Number of bias parameters, all tasks together."""
-        return sum(parameter.numel() for parameter in self.bias_parameters())
-
-    def parameters_per_task(self) -> float:
-        """Bias parameters that one task needs."""
-        return self.added_parameters() / len(self.tasks)
-
-    def set_trainable(self, *, backbone: bool, biases: bool) -> None:
-        """Freeze or free backbone and biases."""
-        set_trainable(self.backbone_parameters(), backbone)
-        set_trainable(self.bias_parameters(), biases)
 
 
 def modulate(

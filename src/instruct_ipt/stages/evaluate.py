@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from instruct_ipt.data.prepared import names
 from instruct_ipt.evaluation.benchmark import median_gain_image, score_images, summarise, write_samples
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.paths import MODELS, PREPARED, RESULTS
 from instruct_ipt.progress import progress
 from instruct_ipt.stages._methods import load_methods
+from instruct_ipt.tasks import TASKS
 
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
@@ -29,13 +31,15 @@ def run(context: Context) -> None:
     keys = {"protocol": protocol.name, "profile": params.profile, "seed": params.seed}
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
-    with progress("evaluation", 0) as advance:
-        for pair, outputs, scores in score_images(methods, PREPARED, params.degradation, protocol):
+    scored = score_images(methods, PREPARED, params.degradation, protocol)
+    sets = len(TASKS) - 1 + len(params.degradation.denoise.sigma)
+    with progress("evaluation", sets * len(names(PREPARED / "test" / "clean"))) as advance:
+        for done, (pair, outputs, scores) in enumerate(scored, start=1):
             for method, (psnr, ssim) in scores.items():
                 facts = {"method": method, "strategy": STRATEGY_OF[method], "task": pair.task, "dataset": pair.dataset}
                 rows.append(facts | keys | {"image": pair.name, "psnr": psnr, "ssim": ssim})
             samples += write_samples(folder, pair, outputs, scores)
-            advance(len(rows), f"{pair.task} {pair.name}")
+            advance(done, f"{pair.task} {pair.name}")
     images = pd.DataFrame(rows)
     _write(folder / "per_image.csv", images)
     _write(folder / "benchmark.csv", summarise(images, _costs()))

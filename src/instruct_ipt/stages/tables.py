@@ -14,5 +14,10 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Write `tables`."""
     write_tables(
-        RESULTS / "benchmark.csv", RESULTS / "rank_strategy.csv", ABLATIONS / "summary.csv", context.out / TABLES
+        RESULTS / "benchmark.csv",
+        RESULTS / "rank_strategy.csv",
+        ABLATIONS / "summary.csv",
+        context.out / TABLES,
+        # `prepare` writes as many procedural crops as photographic ones.
+        validation_images=2 * context.params.data.validation_crops,
     )
