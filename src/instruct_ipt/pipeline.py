@@ -40,7 +40,7 @@ class Context:
 
 
 def run_stage(name: str) -> None:
-    """Run stage ``name`` of :data:`instruct_ipt.stages.STAGES` on the parameters of `params.yaml`.
+    """Run stage ``name`` of :data:`instruct_ipt.stage_table.STAGES` on the parameters of `params.yaml`.
 
     Raises:
         InputError: an input is missing, or was made with other parameters or code than those that stand now.

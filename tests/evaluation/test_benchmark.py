@@ -31,3 +31,10 @@ def test_means_counts_and_the_input_beside_them(images):
 
 def test_the_shown_image_is_the_one_with_the_median_gain(images):
     assert median_gain_image(images).image.tolist() == ["c"]
+
+
+def test_sets_of_different_size_have_their_own_median(images):
+    alone = images[images.image == "b"].assign(dataset="other")
+    both = pd.concat([alone, images])
+    found = median_gain_image(both).set_index("dataset").image
+    assert found.to_dict() == {"other": "b", "bundled": "c"}

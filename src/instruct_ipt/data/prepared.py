@@ -100,10 +100,13 @@ def pairs(root: Path, split: str, task: str, settings: Any, sigmas: list[float] 
                 yield Pair(task, "bundled", name, to_float(read_image(folder / task / f"{name}.png")), target)
 
 
-def write_split(root: Path, split: str, clean: dict[str, np.ndarray], settings: Any, seed: int) -> None:
-    """Write the clean images (uint8) of a split and their damaged versions for every task but noise."""
+def write_split(root: Path, split: str, clean: dict[str, np.ndarray], settings: Any) -> None:
+    """Write the clean images (uint8) of a split and their damaged versions for every task but noise.
+
+    The damage depends on the image's name alone: runs with different training seeds are scored on the same files.
+    """
     for name, image in clean.items():
         write_image(root / split / "clean" / f"{name}.png", image)
         for task in TASKS[1:]:
-            damaged = degrade_named(task, to_float(image), name, settings, seed=seed)
+            damaged = degrade_named(task, to_float(image), name, settings)
             write_image(root / split / task / f"{name}.png", to_bytes(damaged))

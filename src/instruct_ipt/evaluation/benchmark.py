@@ -55,9 +55,8 @@ def median_gain_image(images: pd.DataFrame, method: str = "modulation", against:
     """The image of each (task, dataset) whose gain in PSNR is the median (the lower one of an even number)."""
     wide = images.pivot_table(index=["task", "dataset", "image"], columns="method", values="psnr", sort=False)
     gain = (wide[method] - wide[against]).rename("gain").reset_index().sort_values(["task", "dataset", "gain", "image"])
-    return gain.groupby(["task", "dataset"], sort=False).nth(
-        (gain.groupby(["task", "dataset"]).size().iloc[0] - 1) // 2
-    )
+    sets = gain.groupby(["task", "dataset"], sort=False)
+    return gain[sets.cumcount() == (sets["gain"].transform("size") - 1) // 2]
 
 
 def write_samples(

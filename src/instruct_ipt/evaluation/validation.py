@@ -26,8 +26,7 @@ class Validation:
     """
 
     def __init__(self, root: Path, settings: Any) -> None:
-        levels = sorted(settings.denoise.sigma)
-        sigmas = [levels[len(levels) // 2]]
+        sigmas = [middle_level(settings)]
         self._sets = {task: _stack(root, task, settings, sigmas) for task in TASKS}
 
     def __call__(self, model: TaskModel, tasks: Sequence[str] = TASKS) -> dict[str, float]:
@@ -39,6 +38,12 @@ class Validation:
         inputs, targets = self._sets[task]
         outputs = restore_stack(model, inputs, task)
         return [psnr(out, target) for out, target in zip(outputs, targets, strict=True)]
+
+
+def middle_level(settings: Any) -> float:
+    """The middle noise level in 1/255, the one at which denoising is validated (the upper of two)."""
+    levels = sorted(settings.denoise.sigma)
+    return levels[len(levels) // 2]
 
 
 def restore_stack(model: TaskModel, inputs: np.ndarray, task: str) -> np.ndarray:

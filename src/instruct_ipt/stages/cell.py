@@ -12,7 +12,7 @@ import torch
 from instruct_ipt.data.prepared import pairs, training_images
 from instruct_ipt.data.stream import PatchStream
 from instruct_ipt.evaluation.protocol import PROTOCOLS
-from instruct_ipt.evaluation.validation import Validation, restore_stack
+from instruct_ipt.evaluation.validation import Validation, middle_level, restore_stack
 from instruct_ipt.modulation import RankRule
 from instruct_ipt.paths import PREPARED, SELECTION
 from instruct_ipt.provenance import write_json
@@ -103,8 +103,7 @@ class _Runner:
 def _score(model: TaskModel, task: str, degradation: Any) -> dict[str, float]:
     """Mean PSNR and SSIM on the validation split: an ablation is a choice, and a choice may not see the test images."""
     protocol = PROTOCOLS["rgb"]
-    levels = sorted(degradation.denoise.sigma)
-    found = pairs(PREPARED, "validation", task, degradation, [levels[len(levels) // 2]])
+    found = pairs(PREPARED, "validation", task, degradation, [middle_level(degradation)])
     scores = [protocol.score(restore_stack(model, p.input[None], task)[0], p.target) for p in found]
     return {
         "psnr": round(float(np.mean([s[0] for s in scores])), 6),

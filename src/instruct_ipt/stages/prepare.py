@@ -27,8 +27,8 @@ def run(context: Context) -> None:
     leaves = _procedural(params, params.data.validation_crops, "validation-leaves")
     size = params.data.validation_size
     crops |= {name: image[:size, :size] for name, image in leaves.items()}
-    write_split(out, "validation", crops, params.degradation, params.seed)
-    write_split(out, "test", photographs["test"], params.degradation, params.seed)
+    write_split(out, "validation", crops, params.degradation)
+    write_split(out, "test", photographs["test"], params.degradation)
 
 
 def _photographs(split: str, level: str) -> dict[str, np.ndarray]:
