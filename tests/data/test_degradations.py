@@ -25,7 +25,8 @@ from instruct_ipt.data.degradations import (
     snow_flakes,
     transmission,
 )
-from instruct_ipt.data.photographs import BUNDLED, locate, read_image
+from instruct_ipt.data.images import read_image
+from instruct_ipt.data.photographs import BUNDLED, locate
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instruct_ipt.data.photographs import BUNDLED, Photograph, locate, read_image
+from instruct_ipt.data.images import read_image
+from instruct_ipt.data.photographs import BUNDLED, Photograph, locate
 from instruct_ipt.errors import InputError
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from PIL import Image
-
 from instruct_ipt.errors import InputError
 
 Split = Literal["train", "validation", "test"]
@@ -88,25 +85,3 @@ def locate(photo: Photograph) -> Path:
         f"photograph {photo.name!r}: the installed {wheel} holds no file {photo.member}; "
         f"install the version of {wheel} named in requirements.lock"
     )
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Any file that Pillow reads, as uint8 (H, W, 3) RGB in [0, 255]; grey is replicated, alpha is laid over white.
-
-    Raises:
-        InputError: there is no such file, or it is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(_to_rgb(image))
-    except OSError as error:
-        raise InputError(f"cannot read the image {path}: {error}; give a PNG or JPEG file") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I;16":  # Pillow's own conversion of 16-bit grey clips at 255 and would give a white image
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from instruct_ipt.data.degradations import degrade_named
-from instruct_ipt.data.photographs import read_image
+from instruct_ipt.data.images import read_image, to_bytes, to_float, write_image
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 
@@ -40,24 +40,6 @@ class Pair:
     name: str
     input: np.ndarray
     target: np.ndarray
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 in [0, 1]."""
-    return image.astype(np.float32) / np.float32(255.0)
-
-
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """float32 (H, W, 3), clipped to [0, 1] and rounded -> uint8."""
-    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) as PNG; the same pixels give the same bytes."""
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
 
 
 def names(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from instruct_ipt.data.degradations import degrade
-from instruct_ipt.data.prepared import to_float
+from instruct_ipt.data.images import to_float
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 

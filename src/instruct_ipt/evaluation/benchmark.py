@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from instruct_ipt.data.prepared import Pair, pairs, to_bytes, write_image
+from instruct_ipt.data.images import to_bytes, write_image
+from instruct_ipt.data.prepared import Pair, pairs
 from instruct_ipt.evaluation.protocol import Protocol
 from instruct_ipt.evaluation.validation import restore_stack
 from instruct_ipt.tasks import TASKS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instruct_ipt.data.photographs import read_image
-from instruct_ipt.data.prepared import names, to_float
+from instruct_ipt.data.images import read_image, to_float
+from instruct_ipt.data.prepared import names
 from instruct_ipt.paths import FIGURES, MODELS, PREPARED, RESULTS
 from instruct_ipt.report.contact_sheet import contact_sheet
 from instruct_ipt.report.curves import figure_training

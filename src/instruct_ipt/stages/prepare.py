@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instruct_ipt.data.dead_leaves import dead_leaves
-from instruct_ipt.data.photographs import BUNDLED, read_image
-from instruct_ipt.data.prepared import to_bytes, write_image, write_split
+from instruct_ipt.data.images import read_image, to_bytes, write_image
+from instruct_ipt.data.photographs import BUNDLED
+from instruct_ipt.data.prepared import write_split
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import PREPARED, RAW
 

@@ -1,0 +1,87 @@
+"""Reading and writing image files: every pixel that enters or leaves the package passes here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from instruct_ipt.errors import InputError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+MAX_PIXELS = 100_000_000  # a header can promise any size; refusing it costs nothing, decoding it costs all memory
+
+# Pillow's own guard warns at a third of this and raises at twice as much; ours is one rule with one message.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels from the file's header; nothing is decoded.
+
+    Raises:
+        InputError: there is no such file, it is not an image, or it has more than :data:`MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Any file that Pillow reads, as uint8 (H, W, 3) RGB in [0, 255].
+
+    Grey is replicated, a palette is looked up, alpha is laid over white, 16 bits are rounded to 8.
+
+    Raises:
+        InputError: there is no such file, it is not an image, is damaged, or has more than :data:`MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        try:
+            return np.asarray(_to_rgb(image))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise _unreadable(path, error) from error
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) as PNG under a temporary name, then rename; the same pixels give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(image).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(255.0)
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 3), clipped to [0, 1] and rounded -> uint8."""
+    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise InputError(f"{path} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read: scale it down")
+    return image
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"cannot read the image {path}: {error}; give a PNG or JPEG file")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion of 16-bit grey clips at 255 and would give a white image.
+        deep = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
+        return Image.fromarray(np.rint(deep / 257.0).astype(np.uint8)).convert("RGB")
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
