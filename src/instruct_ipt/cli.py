@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from instruct_ipt import cli_data
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 
@@ -31,6 +32,8 @@ def _add_stage(name: str, text: str) -> None:
 
     app.command(name.replace("_", "-"), help=text, rich_help_panel="Stages of the replication")(command)
 
+
+app.add_typer(cli_data.app, name="data")
 
 for _stage in STAGES.values():
     _add_stage(_stage.name, _stage.help)

@@ -23,6 +23,7 @@ GROUPS: tuple[str, ...] = (
     "attention.qkv", "attention.proj", "ffn.in", "ffn.depthwise", "ffn.out",
     "norm", "downsample", "upsample", "head", "tail",
 )  # fmt: skip
+PROTOCOL_NAMES: tuple[str, ...] = ("rgb", "rgb-crop16", "y-limited")
 STRATEGIES: tuple[str, ...] = ("synchronous", "frozen", "two_stage", "shared", "experts")
 
 TaskName = Literal["denoise", "deblur", "derain", "dehaze", "desnow"]
@@ -77,7 +78,8 @@ class Section(BaseModel):
 
 
 class DataParams(Section):
-    level: Literal["bundled"]
+    level: Literal["bundled", "benchmark", "paper"]
+    custom: list[str]
     procedural: Annotated[int, Field(ge=0)]
     procedural_size: Annotated[int, Field(ge=64)]
     validation_size: Annotated[int, Field(ge=32)]
@@ -167,6 +169,8 @@ class TrainingParams(Section):
     validate_every: Count
     checkpoint_every: Count
     threads: Count
+    workers: Annotated[int, Field(ge=0)]
+    real_share: Share
     precision: Literal["fp32", "bf16"]
     task_weights: dict[TaskName, Positive]
     loss: LossParams
@@ -205,7 +209,7 @@ class RankParams(Section):
 
 
 class EvaluationParams(Section):
-    protocol: Literal["rgb"]
+    protocols: Annotated[list[Literal[PROTOCOL_NAMES]], Field(min_length=1)]  # type: ignore[valid-type]
 
 
 class RankGrid(Section):

@@ -55,14 +55,17 @@ def run_stage(name: str) -> None:
     digest = provenance.digest(started)
     context = Context(
         params=params_module.View(configuration, stage.sections),
-        out=work,
+        out=Path() if stage.in_place else work,
         checkpoints=SCRATCH / "checkpoints" / f"{name}-{digest[:16]}",
         tracker=tracking.start(f"{configuration.profile}/{name}", digest, started["params"], stage=name),
     )
     begun = time.monotonic()
     with context.tracker:
         importlib.import_module(stage.modules[0]).run(context)
-        _publish(stage, work, started)
+        if stage.in_place:
+            provenance.write_json(stage.provenance, started)
+        else:
+            _publish(stage, work, started)
         context.tracker.finish([Path(out) for out in stage.outputs])
     note_runtime(name, time.monotonic() - begun)
     shutil.rmtree(context.checkpoints, ignore_errors=True)
@@ -139,7 +142,8 @@ def staleness(stage: Stage, configuration: params_module.Params) -> list[str]:
 
 def current_record(stage: Stage, configuration: params_module.Params) -> dict[str, Any]:
     """The provenance that a run of ``stage`` started now would have."""
-    inputs = [Path(path) for path in stage.inputs if Path(path).exists()]
+    sources = [path for folder in stage.sources for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    inputs = [Path(path) for path in stage.inputs if Path(path).exists()] + sources
     return provenance.record(params_module.restrict(configuration, stage.sections), stage.modules, inputs)
 
 

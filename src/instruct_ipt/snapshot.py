@@ -54,11 +54,21 @@ def _results(profile: str) -> str:
     minutes = sum(float(row["seconds"]) for row in runtime) / 60
     peak = max(float(row["peak_mib"]) for row in runtime) / 1024
     cost = (
-        f"Profile `{profile}`, three held-out photographs, one seed, protocol `rgb`. The stages took "
+        f"Profile `{profile}`, {_tested()}. The stages took "
         f"{minutes:.0f} minutes together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process "
         f"([durations](docs/{profile}/runtime.csv), [scores](docs/{profile}/benchmark.csv))."
     )
     return "\n".join([*lines, "", cost])
+
+
+def _tested() -> str:
+    """How many images, seeds and which protocol stand behind the gains, as a phrase."""
+    with (RESULTS / "benchmark.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    images = sorted({int(row["images"]) for row in rows})
+    counts = f"{images[0]}" if len(images) == 1 else f"{images[0]} to {images[-1]}"
+    seeds = len({row["seed"] for row in rows})
+    return f"{counts} test images per set, {seeds} seed{'s' * (seeds > 1)}, protocol `{rows[0]['protocol']}`"
 
 
 def _runtime() -> list[dict[str, str]]:

@@ -22,6 +22,8 @@ class Stage:
         outputs: what it writes: one folder, or files.
         help: the line shown by ``ipt --help``.
         also: modules that it runs in another process, whose code is therefore its code too.
+        sources: folders of source files (not made by a stage) that it reads.
+        in_place: whether it writes its outputs where they stay, so that a killed run goes on where it was.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Stage:
     outputs: tuple[str, ...]
     help: str
     also: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    in_place: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -51,6 +55,7 @@ class Stage:
 
 
 _PREPARED = "data/prepared/manifest.json"
+_CATALOGUE = ("data/catalogue",)
 _SELECTION = "models/selection.json"
 _TRAINING = ("seed", "degradation", "backbone", "training")
 
@@ -60,10 +65,13 @@ def _training(arm: str, sections: tuple[str, ...], inputs: tuple[str, ...], text
 
 
 _ALL: tuple[Stage, ...] = (
-    Stage("fetch", "fetch", ("data",), (), ("data/raw",), "Copy or download the photographs."),
+    Stage(
+        "fetch", "fetch", ("data",), (), ("data/raw",), "Copy or download the images.",
+        sources=_CATALOGUE, in_place=True,
+    ),
     Stage(
         "prepare", "prepare", ("seed", "data", "degradation"), ("data/raw/manifest.json",), ("data/prepared",),
-        "Split by image and make the degraded pairs.",
+        "Split by image and make the degraded pairs.", sources=_CATALOGUE,
     ),
     _training("shared", (), (), "Train one network on all tasks, no biases."),
     Stage(

@@ -12,6 +12,8 @@ from instruct_ipt.paths import REPORT, RESULTS
 def gains(path: Path) -> dict[str, dict[str, float]]:
     """Set ("denoise 25", "derain", ...) -> method -> mean gain in PSNR over the degraded input, in dB.
 
+    Rows under the first protocol count. A set is named by its task, where the task has one, and else by both.
+
     Raises:
         InputError: `results/benchmark.csv` is missing.
     """
@@ -19,10 +21,13 @@ def gains(path: Path) -> dict[str, dict[str, float]]:
         raise InputError(f"{path} does not exist; `dvc repro evaluate` makes it")
     with path.open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["method"] != "input"]
+    rows = [row for row in rows if row["protocol"] == rows[0]["protocol"]]
+    sets = {(row["task"], row["dataset"].partition("-sigma")[0]) for row in rows}
     table: dict[str, dict[str, float]] = {}
     for row in rows:
-        level = row["dataset"].partition("-sigma")[2]
-        name = f"{row['task']} {level}".strip()
+        dataset, _, level = row["dataset"].partition("-sigma")
+        alone = sum(task == row["task"] for task, _ in sets) == 1
+        name = " ".join(part for part in (row["task"], "" if alone else dataset, level) if part)
         table.setdefault(name, {})[row["method"]] = float(row["psnr"]) - float(row["psnr_input"])
     return table
 
@@ -34,7 +39,7 @@ def print_summary() -> None:
 
     found = gains(RESULTS / "benchmark.csv")
     methods = list(next(iter(found.values())))
-    table = Table("gain over the input, dB", *methods, title="Held-out photographs", title_justify="left")
+    table = Table("gain over the input, dB", *methods, title="Test images", title_justify="left")
     for name, row in found.items():
         table.add_row(name, *(f"{row[method]:+.2f}" for method in methods))
     Console().print(table)

@@ -10,9 +10,20 @@ a value with the place where it was read, or nothing, which is shown as `unverif
 
 from __future__ import annotations
 
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
+
+from instruct_ipt.data.images import EXTENSIONS
+from instruct_ipt.errors import InputError
+from instruct_ipt.tasks import TASKS
 
 Level = Literal["benchmark", "paper", "custom"]
 Split = Literal["train", "validation", "test"]
@@ -20,6 +31,10 @@ Layout = Literal["clean", "paired", "both", "mask", "picture"]
 Part = Literal["target", "input", "both", "mask", "picture", "aux"]
 
 CATALOGUE = Path("data/catalogue")
+COLUMNS = ("set", "path", "bytes", "sha256", "width", "height", "split", "part", "url")
+SPLITS = ("train", "validation", "test")
+LAYOUTS = ("clean", "paired", "both", "mask", "picture")
+PARTS = ("target", "input", "both", "mask", "picture", "aux")
 FACTS = ("publication", "homepage", "terms", "files", "bytes", "resolution")
 
 
@@ -78,8 +93,8 @@ class Pattern:
     Attributes:
         split, part: as in :class:`Entry`.
         glob: POSIX pattern below the set's folder `data/raw/<set>`, ``**`` allowed.
-        key: regular expression whose group 1 on the path below the set's folder is the scene that pairs an input with
-            its target (several inputs may share one target).
+        key: regular expression on the path below the set's folder; its groups, joined by `-`, name the scene that an
+            input shares with its target (several inputs may share one target).
     """
 
     split: Split
@@ -147,7 +162,18 @@ def load_catalogue(folder: Path = CATALOGUE) -> dict[str, DataSet]:
     Raises:
         InputError: a file is missing or malformed; the line names file, set and key.
     """
-    raise NotImplementedError
+    found: dict[str, DataSet] = {}
+    for path in (folder / "benchmark.yaml", folder / "paper.yaml", *sorted((folder / "custom").glob("*.yaml"))):
+        level: Any = "custom" if path.parent.name == "custom" else path.stem
+        rows = _read_rows(path.with_suffix(".csv"))
+        for name, values in _read_yaml(path).items():
+            if name in found:
+                raise InputError(f"{path}: {name}: the name is taken; data sets need names of their own")
+            found[name] = _Reader(path, name).dataset(level, values, rows.pop(name, []))
+        if rows:
+            raise InputError(f"{path.with_suffix('.csv')}: set {next(iter(rows))} is not described in {path.name}")
+    _check_unique(folder, found)
+    return found
 
 
 def select(catalogue: dict[str, DataSet], level: str | None = None, names: tuple[str, ...] = ()) -> list[DataSet]:
@@ -156,7 +182,13 @@ def select(catalogue: dict[str, DataSet], level: str | None = None, names: tuple
     Raises:
         InputError: a name or level does not exist; the line lists what does.
     """
-    raise NotImplementedError
+    if level not in (None, "benchmark", "paper", "custom"):
+        raise InputError(f"level {level!r} does not exist; allowed: bundled, benchmark, paper, custom")
+    unknown = [name for name in names if name not in catalogue]
+    if unknown:
+        raise InputError(f"data set {unknown[0]!r} is not in the catalogue; it has: {', '.join(catalogue)}")
+    chosen = [catalogue[name] for name in names] if names else list(catalogue.values())
+    return [dataset for dataset in chosen if level in (None, dataset.level)]
 
 
 def scenes(dataset: DataSet, raw: Path) -> list[Scene]:
@@ -167,4 +199,241 @@ def scenes(dataset: DataSet, raw: Path) -> list[Scene]:
     Raises:
         InputError: an input has no target or the other way round, or nothing is there; the line says how to get it.
     """
-    raise NotImplementedError
+    parts = _from_entries(dataset, raw) if dataset.entries else _from_patterns(dataset, raw)
+    found = []
+    for split in SPLITS:
+        names = sorted({name for where, part, name in parts if where == split and part != "aux"})
+        found += [_scene(dataset, split, name, parts) for name in names]
+    if not found:
+        way = dataset.by_hand or f"`ipt data fetch --set {dataset.name}` brings it"
+        raise InputError(f"data set {dataset.name}: no image found under {raw / dataset.name}; {' '.join(way.split())}")
+    return found
+
+
+def write_custom(dataset: DataSet, folder: Path = CATALOGUE) -> list[Path]:
+    """Write a custom set as `custom/<name>.yaml` and `.csv`; returns the two paths.
+
+    Each is written under a temporary name and renamed, the description last: without it the list counts for nothing.
+    """
+    home = folder / "custom"
+    home.mkdir(parents=True, exist_ok=True)
+    table, description = home / f"{dataset.name}.csv", home / f"{dataset.name}.yaml"
+    values = {"title": dataset.title, "task": dataset.task, "layout": dataset.layout, "note": dataset.note}
+    values |= {"folder": dataset.folder, "facts": {}}
+    temporary = table.with_suffix(".csv.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for entry in dataset.entries:
+            writer.writerow([dataset.name, *("" if (v := getattr(entry, c)) is None else v for c in COLUMNS[1:])])
+    os.replace(temporary, table)
+    temporary = description.with_suffix(".yaml.tmp")
+    temporary.write_text(yaml.safe_dump({dataset.name: values}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(temporary, description)
+    return [description, table]
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        # The C parser is ten times faster; wheels of PyYAML have it, a build from source may not.
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run from the repository's root (`git checkout {path}`)") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must map names of data sets to their descriptions")
+    return values
+
+
+def _read_rows(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Set -> its lines; nothing when there is no such file (sets known only as archives)."""
+    if not path.is_file():
+        return {}
+    rows: dict[str, list[dict[str, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{path}: line {reader.line_num} has not {len(COLUMNS)} columns")
+            rows.setdefault(row["set"], []).append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns the plain values of one set into a :class:`DataSet`, naming file, set and key of whatever is wrong."""
+
+    path: Path
+    name: str
+
+    def dataset(self, level: Level, values: Any, rows: list[dict[str, str]]) -> DataSet:
+        self._keys(values, {"title", "task", "layout", "note", "facts"}, {"archives", "patterns", "by_hand", "folder"})
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(self.name)):
+            raise self._wrong("name", "only letters, digits, - and _ are allowed")
+        made = DataSet(
+            name=self.name,
+            level=level,
+            title=self._text(values, "title"),
+            task=self._one_of(values, "task", TASKS),
+            layout=self._one_of(values, "layout", LAYOUTS),
+            note=" ".join(self._text(values, "note").split()),
+            facts=self._facts(values["facts"]),
+            entries=tuple(self._entry(row) for row in rows),
+            archives=tuple(self._archive(item) for item in values.get("archives", [])),
+            patterns=tuple(self._pattern(item) for item in values.get("patterns", [])),
+            by_hand=values.get("by_hand"),
+            folder=values.get("folder"),
+        )
+        if not (made.entries or made.patterns):
+            raise self._wrong("patterns", "a set needs files in the CSV beside it, or patterns that find them")
+        return made
+
+    def _facts(self, values: Any) -> dict[str, Fact]:
+        self._keys(values or {}, set(), set(FACTS))
+        found = {}
+        for key in FACTS:
+            fact = (values or {}).get(key) or {}
+            self._keys(fact, set(), {"value", "source"})
+            if (fact.get("value") is None) != (fact.get("source") is None):
+                raise self._wrong(f"facts.{key}", "a value needs its source and the other way round")
+            found[key] = Fact(fact.get("value"), fact.get("source"))
+        return found
+
+    def _entry(self, row: dict[str, str]) -> Entry:
+        number = {key: int(row[key]) if row[key].isdigit() else None for key in ("bytes", "width", "height")}
+        return self._checked(
+            Entry(
+                path=row["path"],
+                url=row["url"] or None,
+                sha256=row["sha256"] or None,
+                bytes=number["bytes"],
+                split=row["split"],
+                part=row["part"],
+                width=number["width"],
+                height=number["height"],  # type: ignore[arg-type]
+            )  # fmt: skip
+        )
+
+    def _archive(self, item: Any) -> Entry:
+        self._keys(item, {"path", "url"}, {"sha256", "bytes"})
+        return self._checked(
+            Entry(item["path"], item["url"], item.get("sha256"), item.get("bytes"), split="train", part="aux")
+        )
+
+    def _checked(self, entry: Entry) -> Entry:
+        path, problem = PurePosixPath(entry.path), None
+        if not entry.path or path.is_absolute() or ".." in path.parts or "\\" in entry.path:
+            problem = "path: must be relative and must not leave its folder"
+        elif entry.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+            problem = f"sha256: {entry.sha256!r} is not 64 hexadecimal digits"
+        elif entry.url is not None and not entry.url.startswith(("https://", "http://")):
+            problem = f"url: {entry.url!r} is not an http address"
+        elif entry.split not in SPLITS:
+            problem = f"split: {entry.split!r}; allowed: {', '.join(SPLITS)}"
+        elif entry.part not in PARTS:
+            problem = f"part: {entry.part!r}; allowed: {', '.join(PARTS)}"
+        if problem:
+            raise self._wrong(entry.path or "(no path)", problem)
+        return entry
+
+    def _pattern(self, item: Any) -> Pattern:
+        self._keys(item, {"split", "part", "glob", "key"}, set())
+        try:
+            groups = re.compile(item["key"]).groups
+        except re.error as error:
+            raise self._wrong("patterns.key", f"{item['key']!r} is no regular expression: {error}") from None
+        if groups < 1 or item["split"] not in SPLITS or item["part"] not in PARTS:
+            raise self._wrong("patterns", f"{item} needs a known split and part and a key with a group")
+        return Pattern(item["split"], item["part"], item["glob"], item["key"])
+
+    def _keys(self, values: Any, needed: set[str], optional: set[str]) -> None:
+        if not isinstance(values, dict):
+            raise self._wrong("entry", f"must be a mapping with {', '.join(sorted(needed | optional))}")
+        for key in sorted(set(map(str, values)) - needed - optional):
+            raise self._wrong(key, f"is not a known key; allowed: {', '.join(sorted(needed | optional))}")
+        for key in sorted(needed - set(values)):
+            raise self._wrong(key, "is missing")
+
+    def _text(self, values: dict[str, Any], key: str) -> str:
+        if not isinstance(values[key], str) or not values[key].strip():
+            raise self._wrong(key, "must be a text")
+        return values[key]
+
+    def _one_of(self, values: dict[str, Any], key: str, allowed: Iterable[str]) -> Any:
+        if values[key] not in tuple(allowed):
+            raise self._wrong(key, f"is {values[key]!r}; allowed: {', '.join(allowed)}")
+        return values[key]
+
+    def _wrong(self, key: str, problem: str) -> InputError:
+        return InputError(f"{self.path}: {self.name}: {key}: {problem}")
+
+
+def _check_unique(folder: Path, found: dict[str, DataSet]) -> None:
+    seen: dict[str, str] = {}
+    for dataset in found.values():
+        for entry in (*dataset.entries, *dataset.archives):
+            key = f"{dataset.folder or ''}/{entry.path}"
+            if key in seen:
+                raise InputError(f"{folder}: {dataset.name}: {entry.path} is listed twice (also in {seen[key]})")
+            seen[key] = dataset.name
+
+
+# ---- scenes ---------------------------------------------------------------------------------------------------------
+
+_Parts = dict[tuple[str, str, str], Path]
+
+
+def _from_entries(dataset: DataSet, raw: Path) -> _Parts:
+    home = Path(dataset.folder) if dataset.folder else raw
+    return {(e.split, e.part, e.stem): home / e.path for e in dataset.entries}
+
+
+def _from_patterns(dataset: DataSet, raw: Path) -> _Parts:
+    """Images found on disk. Several inputs may share one target: each is then a scene of its own."""
+    home = Path(dataset.folder) if dataset.folder else raw / dataset.name
+    inputs: list[tuple[str, str, Path]] = []
+    others: _Parts = {}
+    for pattern in dataset.patterns:
+        for path in sorted(home.glob(pattern.glob)):
+            key = re.search(pattern.key, path.relative_to(home).as_posix())
+            if not key or path.suffix.lower() not in EXTENSIONS:
+                continue
+            if pattern.part == "input":
+                inputs.append((pattern.split, "-".join(key.groups()), path))
+            else:
+                others[(pattern.split, pattern.part, "-".join(key.groups()))] = path
+    return _joined(inputs, others)
+
+
+def _joined(inputs: list[tuple[str, str, Path]], others: _Parts) -> _Parts:
+    sharing = Counter((split, key) for split, key, _ in inputs)
+    parts = {place: path for place, path in others.items() if (place[0], place[2]) not in sharing}
+    for split, key, path in inputs:
+        name = key if sharing[split, key] == 1 else f"{key}-{path.stem}"
+        parts[split, "input", name] = path
+        if (split, "target", key) in others:
+            parts[split, "target", name] = others[split, "target", key]
+    return parts
+
+
+def _scene(dataset: DataSet, split: str, name: str, parts: _Parts) -> Scene:
+    given, target = parts.get((split, "input", name)), parts.get((split, "target", name))
+    if dataset.layout == "both":
+        given = target = parts.get((split, "both", name))
+    elif dataset.layout == "mask":
+        target = parts.get((split, "mask", name))
+    elif dataset.layout == "picture":
+        given = parts.get((split, "picture", name))
+    lacks = {"paired": not (given and target), "clean": not target}.get(dataset.layout, not (given or target))
+    if lacks:
+        raise InputError(
+            f"data set {dataset.name}: {name} ({split}) lacks its {'input' if target else 'target'}; "
+            "pairs have equal names (`ipt data verify` lists them all)"
+        )
+    return Scene(dataset.name, dataset.task, name, split, dataset.layout, given, target)  # type: ignore[arg-type]

@@ -19,7 +19,12 @@ from instruct_ipt.tasks import TASKS
 
 
 def degrade(
-    task: str, image: np.ndarray, rng: np.random.Generator, settings: Any, sigma: float | None = None
+    task: str,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    settings: Any,
+    sigma: float | None = None,
+    masks: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """Damage one image.
 
@@ -29,6 +34,7 @@ def degrade(
         rng: source of every random number.
         settings: degradation parameters, with the groups ``denoise``, ``deblur``, ``derain``, ``dehaze``, ``desnow``.
         sigma: noise level in 1/255 for ``denoise``; None draws one of ``settings.denoise.sigma``. Others ignore it.
+        masks: real snow masks, uint8 (H, W, 3), laid among the flakes of ``desnow``; others ignore them.
 
     Returns:
         float32 (H, W, 3); noise is left unclipped, the other four are clipped to [0, 1].
@@ -44,12 +50,21 @@ def degrade(
     if task == "denoise":
         level = float(rng.choice(settings.denoise.sigma)) if sigma is None else float(sigma)
         return add_noise(clean, rng, level)
-    damaged = _WEATHER_AND_MOTION[task](clean, rng, getattr(settings, task))
+    if task == "desnow":
+        damaged = _desnow(clean, rng, settings.desnow, masks)
+    else:
+        damaged = _BLUR_RAIN_AND_HAZE[task](clean, rng, getattr(settings, task))
     return np.clip(damaged, 0.0, 1.0, out=damaged)
 
 
 def degrade_named(
-    task: str, image: np.ndarray, name: str, settings: Any, sigma: float | None = None, seed: int = 0
+    task: str,
+    image: np.ndarray,
+    name: str,
+    settings: Any,
+    sigma: float | None = None,
+    seed: int = 0,
+    masks: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """``degrade`` with a generator that depends on (seed, task, name, sigma) alone.
 
@@ -59,7 +74,7 @@ def degrade_named(
     level = f"{float(sigma):g}" if task == "denoise" and sigma is not None else "none"
     digest = hashlib.sha256(f"{seed}|{task}|{name}|{level}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-    return degrade(task, image, rng, settings, sigma)
+    return degrade(task, image, rng, settings, sigma, masks)
 
 
 def _draw(rng: np.random.Generator, bounds: Sequence[float]) -> float:
@@ -294,9 +309,26 @@ def _capsules(
     return _cover(shape, row[:, :, None], column[:, None], peak * edge * edge * (3 - 2 * edge))
 
 
-def _desnow(image: np.ndarray, rng: np.random.Generator, settings: Any) -> np.ndarray:
+def real_flakes(rng: np.random.Generator, shape: tuple[int, int], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Opacity of a random cut of one real snow mask, float32 (H, W) in [0, 1): turned, mirrored, tiled where too small.
+
+    Masks such as Snow100K's (Liu et al., IEEE TIP 2018) are grey pictures of snow on black: brightness is opacity.
+    """
+    mask = np.asarray(masks[rng.integers(len(masks))][..., 1])
+    mask = np.rot90(mask, k=int(rng.integers(4)))
+    mask = mask[:, ::-1] if rng.random() < 0.5 else mask
+    short = [(0, max(0, need - side)) for need, side in zip(shape, mask.shape, strict=True)]
+    mask = np.pad(mask, short, mode="symmetric")
+    top, left = (int(rng.integers(0, side - need + 1)) for side, need in zip(mask.shape, shape, strict=True))
+    cut = mask[top : top + shape[0], left : left + shape[1]]
+    return cut.astype(np.float32) / np.float32(256.0)
+
+
+def _desnow(image: np.ndarray, rng: np.random.Generator, settings: Any, masks: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Flakes, then the veil of the snow too far to be told apart (JSTASR, Chen et al., ECCV 2020)."""
     flakes = snow_flakes(rng, image.shape[:2], settings)
+    if len(masks):
+        flakes = 1 - (1 - flakes) * (1 - real_flakes(rng, image.shape[:2], masks))
     return _veiled(image, flakes, _draw(rng, settings.veil), rng.uniform(0.75, 0.9))
 
 
@@ -362,9 +394,8 @@ def _dehaze(image: np.ndarray, rng: np.random.Generator, settings: Any) -> np.nd
     return haze(image, arriving, np.clip(_draw(rng, settings.airlight) + tint, 0, 1))
 
 
-_WEATHER_AND_MOTION: dict[str, Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]] = {
+_BLUR_RAIN_AND_HAZE: dict[str, Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]] = {
     "deblur": _deblur,
     "derain": _derain,
     "dehaze": _dehaze,
-    "desnow": _desnow,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from instruct_ipt.data.images import to_bytes, write_image
-from instruct_ipt.data.prepared import Pair, pairs
+from instruct_ipt.data.prepared import Pair, pairs, pictures
 from instruct_ipt.evaluation.protocol import Protocol
 from instruct_ipt.evaluation.validation import restore_stack
 from instruct_ipt.tasks import TASKS
@@ -23,6 +24,7 @@ BENCHMARK = [*KEYS, "images", "psnr", "ssim", "psnr_input", "ssim_input", "param
 
 # A method restores an image for a task; `input` is the identity, `experts` picks the network of the task.
 Method = Mapping[str, "TaskModel"]
+Sample = dict[str, Any]
 
 
 def restore(method: Method | None, pair: Pair) -> np.ndarray:
@@ -32,14 +34,62 @@ def restore(method: Method | None, pair: Pair) -> np.ndarray:
     return restore_stack(method[pair.task], pair.input[None], pair.task)[0]
 
 
+@dataclass(frozen=True)
+class Score:
+    """The scores of one method on one image under one protocol: a row of `per_image.csv` without the run's facts."""
+
+    method: str
+    task: str
+    dataset: str
+    image: str
+    protocol: str
+    psnr: float
+    ssim: float
+
+
 def score_images(
-    methods: Mapping[str, Method | None], root: Path, settings: Any, protocol: Protocol, split: str = "test"
-) -> Iterator[tuple[Pair, dict[str, np.ndarray], dict[str, tuple[float, float]]]]:
-    """For every pair of ``split``: the pair, each method's output and each method's (PSNR, SSIM)."""
-    for task in TASKS:
-        for pair in pairs(root, split, task, settings):
-            outputs = {name: restore(method, pair) for name, method in methods.items()}
-            yield pair, outputs, {name: protocol.score(out, pair.target) for name, out in outputs.items()}
+    methods: Mapping[str, Method | None],
+    root: Path,
+    settings: Any,
+    protocols: Sequence[Protocol],
+    only: set[tuple[str, str, str]] | None = None,
+) -> Iterator[tuple[Pair, dict[str, np.ndarray], list[Score]]]:
+    """For every test pair: the pair, each method's output, and the scores.
+
+    Protocols that give the networks the same input share one restoration.
+
+    Args:
+        methods: method -> (task -> network), None for the degraded input itself.
+        root: `data/prepared`.
+        settings: the `degradation` section of the parameters.
+        protocols: rules of scoring.
+        only: (task, dataset, image name) of the pairs to restore; None for all.
+    """
+    for group in _sharing_inputs(protocols):
+        rule = group[0]
+        for task in TASKS:
+            for pair in pairs(root, "test", task, settings, noise=rule.noisy, only=only):
+                pair = replace(
+                    pair, **dict(zip(("input", "target"), rule.prepare(pair.input, pair.target), strict=True))
+                )
+                outputs = {name: restore(method, pair) for name, method in methods.items()}
+                yield (
+                    pair,
+                    outputs,
+                    [
+                        Score(name, task, pair.dataset, pair.name, protocol.name, *protocol.score(output, pair.target))
+                        for protocol in group
+                        for name, output in outputs.items()
+                    ],
+                )
+
+
+def _sharing_inputs(protocols: Sequence[Protocol]) -> list[list[Protocol]]:
+    """Protocols grouped by what they do to an image before it is restored, in the order of their first member."""
+    groups: dict[tuple[Any, ...], list[Protocol]] = {}
+    for protocol in protocols:
+        groups.setdefault(protocol.input_rule, []).append(protocol)
+    return list(groups.values())
 
 
 def summarise(images: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -48,35 +98,46 @@ def summarise(images: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
         images=("image", "count"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
     )
     means = means.reset_index()
-    base = means[means.method == "input"].set_index(["task", "dataset"])[["psnr", "ssim"]].add_suffix("_input")
-    return means.join(base, on=["task", "dataset"]).merge(costs, on="method")[BENCHMARK]
+    keys = ["task", "dataset", "protocol"]
+    base = means[means.method == "input"].set_index(keys)[["psnr", "ssim"]].add_suffix("_input")
+    return means.join(base, on=keys).merge(costs, on="method")[BENCHMARK]
 
 
 def median_gain_image(images: pd.DataFrame, method: str = "modulation", against: str = "input") -> pd.DataFrame:
-    """The image of each (task, dataset) whose gain in PSNR is the median (the lower one of an even number)."""
+    """The image of each (task, dataset) whose gain in PSNR is the median (the lower one of an even number).
+
+    The gain is that under the first protocol of the table.
+    """
+    images = images[images.protocol == images.protocol.iloc[0]]
     wide = images.pivot_table(index=["task", "dataset", "image"], columns="method", values="psnr", sort=False)
     gain = (wide[method] - wide[against]).rename("gain").reset_index().sort_values(["task", "dataset", "gain", "image"])
     sets = gain.groupby(["task", "dataset"], sort=False)
     return gain[sets.cumcount() == (sets["gain"].transform("size") - 1) // 2]
 
 
-def write_samples(
-    folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], scores: Mapping[str, tuple[float, float]]
-) -> list[dict[str, Any]]:
-    """Write the pictures of one pair as PNG; rows of `samples.csv`."""
+def write_samples(folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], scores: Sequence[Score]) -> list[Sample]:
+    """Write the pictures of one pair as PNG; rows of `samples.csv`, scored under the first protocol."""
+    psnr = {score.method: score.psnr for score in reversed(scores)}
+    shown = {**outputs, "clean": pair.target}
+    return [_write_sample(folder, pair.task, pair.dataset, pair.name, m, im, psnr.get(m)) for m, im in shown.items()]
+
+
+def write_pictures(folder: Path, root: Path, methods: Mapping[str, Method | None]) -> list[Sample]:
+    """Restore the photographs that have no ground truth; rows of `samples.csv` without a score."""
     rows = []
-    for method, image in [*outputs.items(), ("clean", pair.target)]:
-        file = f"samples/{pair.task}/{pair.dataset}-{pair.name}-{method}.png"
-        write_image(folder / file, to_bytes(image))
-        psnr = scores[method][0] if method in scores else float("nan")
-        rows.append(
-            {
-                "task": pair.task,
-                "dataset": pair.dataset,
-                "image": pair.name,
-                "method": method,
-                "file": file,
-                "psnr": psnr,
-            }
-        )
+    for row, image in pictures(root):
+        pair = Pair(row.task, row.dataset, row.name, image, image)
+        rows += [
+            _write_sample(folder, row.task, row.dataset, row.name, name, restore(method, pair), None)
+            for name, method in methods.items()
+        ]
     return rows
+
+
+def _write_sample(
+    folder: Path, task: str, dataset: str, name: str, method: str, image: np.ndarray, psnr: float | None
+) -> Sample:
+    file = f"samples/{task}/{dataset}-{name}-{method}.png"
+    write_image(folder / file, to_bytes(image))
+    score = float("nan") if psnr is None else psnr
+    return {"task": task, "dataset": dataset, "image": name, "method": method, "file": file, "psnr": score}

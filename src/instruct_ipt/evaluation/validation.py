@@ -27,7 +27,7 @@ class Validation:
 
     def __init__(self, root: Path, settings: Any) -> None:
         sigmas = [middle_level(settings)]
-        self._sets = {task: _stack(root, task, settings, sigmas) for task in TASKS}
+        self._sets = {task: _stacks(root, task, settings, sigmas) for task in TASKS}
 
     def __call__(self, model: TaskModel, tasks: Sequence[str] = TASKS) -> dict[str, float]:
         """Mean PSNR in dB per task."""
@@ -35,9 +35,11 @@ class Validation:
 
     def scores(self, model: TaskModel, task: str) -> list[float]:
         """PSNR in dB of each crop."""
-        inputs, targets = self._sets[task]
-        outputs = restore_stack(model, inputs, task)
-        return [psnr(out, target) for out, target in zip(outputs, targets, strict=True)]
+        found = []
+        for inputs, targets in self._sets[task]:
+            outputs = restore_stack(model, inputs, task)
+            found += [psnr(out, target) for out, target in zip(outputs, targets, strict=True)]
+        return found
 
 
 def middle_level(settings: Any) -> float:
@@ -54,6 +56,9 @@ def restore_stack(model: TaskModel, inputs: np.ndarray, task: str) -> np.ndarray
     return output.permute(0, 2, 3, 1).float().cpu().numpy()
 
 
-def _stack(root: Path, task: str, settings: Any, sigmas: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    found = list(pairs(root, "validation", task, settings, sigmas))
-    return np.stack([pair.input for pair in found]), np.stack([pair.target for pair in found])
+def _stacks(root: Path, task: str, settings: Any, sigmas: list[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The crops of a task as (inputs, targets), one pair of arrays per crop size."""
+    sizes: dict[tuple[int, ...], list[Any]] = {}
+    for pair in pairs(root, "validation", task, settings, sigmas):
+        sizes.setdefault(pair.target.shape, []).append(pair)
+    return [(np.stack([p.input for p in found]), np.stack([p.target for p in found])) for found in sizes.values()]

@@ -91,7 +91,7 @@ def write_tables(
         validation_images: number of validation images per task, for the captions; None leaves it out.
 
     Raises:
-        InputError: a column is missing, or the benchmark mixes protocols or profiles.
+        InputError: a column is missing, or the benchmark mixes profiles.
     """
     scores = read_benchmark(benchmark)
     profile = str(scores.profile.iloc[0])
@@ -109,15 +109,18 @@ def write_tables(
 
 
 def read_benchmark(benchmark: pd.DataFrame | Path) -> pd.DataFrame:
-    """`results/benchmark.csv`, checked to be of one protocol and one profile."""
+    """`results/benchmark.csv` under its first protocol, the one that figures and tables show; one profile.
+
+    Raises:
+        InputError: a column is missing, or the table mixes profiles.
+    """
     text = ("method", "strategy", "task", "dataset", "protocol", "profile")
     numbers = ("seed", "images", "psnr", "ssim", "psnr_input", "ssim_input", "params_total", "params_per_task")
     scores = read_result(benchmark, "results/benchmark.csv", text, numbers)
-    for column in ("protocol", "profile"):
-        values = list(dict.fromkeys(scores[column]))
-        if len(values) > 1:
-            raise InputError(f"results/benchmark.csv mixes {column}s {', '.join(values)}; keep the rows of one")
-    return scores
+    profiles = list(dict.fromkeys(scores.profile))
+    if len(profiles) > 1:
+        raise InputError(f"results/benchmark.csv mixes profiles {', '.join(profiles)}; keep the rows of one")
+    return scores[scores.protocol == scores.protocol.iloc[0]].reset_index(drop=True)
 
 
 def _read_cells(ablations: pd.DataFrame | Path, profile: str) -> pd.DataFrame:

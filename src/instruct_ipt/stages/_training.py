@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instruct_ipt.data.prepared import training_images
-from instruct_ipt.data.stream import PatchStream
+from instruct_ipt.data.prepared import training_stream
 from instruct_ipt.evaluation.validation import Validation
 from instruct_ipt.paths import MODELS, PREPARED, SELECTION
 from instruct_ipt.provenance import write_json
@@ -16,13 +15,14 @@ from instruct_ipt.training.loop import Trainer, write_history
 from instruct_ipt.training.phases import phases_of
 
 if TYPE_CHECKING:
+    from instruct_ipt.data.stream import PatchStream
     from instruct_ipt.modulation import TaskModel
     from instruct_ipt.pipeline import Context
 
 
 def stream_of(params: Any) -> PatchStream:
     """The training stream of `data/prepared`."""
-    return PatchStream(training_images(PREPARED), params.degradation, params.seed)
+    return training_stream(PREPARED, params.degradation, params.seed, params.training.real_share)
 
 
 def train_arm(context: Context, model: TaskModel, name: str, strategy: str, settings: Any = None) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from instruct_ipt.data.prepared import pairs, training_images
-from instruct_ipt.data.stream import PatchStream
+from instruct_ipt.data.prepared import pairs, training_stream
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.evaluation.validation import Validation, middle_level, restore_stack
 from instruct_ipt.modulation import RankRule
@@ -59,7 +58,7 @@ class _Runner:
         self, spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker
     ) -> None:
         self.spec, self.settings, self.preset = spec, settings, preset
-        self.stream = PatchStream(training_images(PREPARED), degradation, spec["seed"])
+        self.stream = training_stream(PREPARED, degradation, spec["seed"], settings.real_share)
         self.validation = Validation(PREPARED, degradation)
         self.checkpoints, self.tracker = checkpoints, tracker
 

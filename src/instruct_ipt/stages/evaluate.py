@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
-from instruct_ipt.data.prepared import names
-from instruct_ipt.evaluation.benchmark import median_gain_image, score_images, summarise, write_samples
-from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.data.prepared import count
+from instruct_ipt.evaluation.benchmark import (
+    KEYS,
+    Score,
+    median_gain_image,
+    score_images,
+    summarise,
+    write_pictures,
+    write_samples,
+)
+from instruct_ipt.evaluation.protocol import PROTOCOLS, Protocol
 from instruct_ipt.paths import MODELS, PREPARED, RESULTS
 from instruct_ipt.progress import progress
 from instruct_ipt.stages._methods import load_methods
-from instruct_ipt.tasks import TASKS
 
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
@@ -26,24 +33,43 @@ def run(context: Context) -> None:
     """Write `benchmark.csv`, `per_image.csv`, `samples.csv` and the sample pictures."""
     params, folder = context.params, context.out / RESULTS
     torch.set_num_threads(params.training.threads)
-    protocol = PROTOCOLS[params.evaluation.protocol]
+    protocols = [PROTOCOLS[name] for name in params.evaluation.protocols]
     methods = load_methods(params)
-    keys = {"protocol": protocol.name, "profile": params.profile, "seed": params.seed}
-    rows: list[dict[str, Any]] = []
-    samples: list[dict[str, Any]] = []
-    scored = score_images(methods, PREPARED, params.degradation, protocol)
-    sets = len(TASKS) - 1 + len(params.degradation.denoise.sigma)
-    with progress("evaluation", sets * len(names(PREPARED / "test" / "clean"))) as advance:
-        for done, (pair, outputs, scores) in enumerate(scored, start=1):
-            for method, (psnr, ssim) in scores.items():
-                facts = {"method": method, "strategy": STRATEGY_OF[method], "task": pair.task, "dataset": pair.dataset}
-                rows.append(facts | keys | {"image": pair.name, "psnr": psnr, "ssim": ssim})
-            samples += write_samples(folder, pair, outputs, scores)
+    rows = []
+    with progress("evaluation", _images(params)) as advance:
+        for done, (pair, _, scores) in enumerate(
+            score_images(methods, PREPARED, params.degradation, protocols), start=1
+        ):
+            rows += [_row(score, params) for score in scores]
             advance(done, f"{pair.task} {pair.name}")
     images = pd.DataFrame(rows)
     _write(folder / "per_image.csv", images)
     _write(folder / "benchmark.csv", summarise(images, _costs()))
-    _write(folder / "samples.csv", _keep_median(folder, pd.DataFrame(samples), images))
+    _write(folder / "samples.csv", pd.DataFrame(_samples(folder, images, methods, params, protocols[0])))
+
+
+def _images(params: Any) -> int:
+    """How many images are restored, for the progress bar: each noise level is a set of its own."""
+    counts = count(PREPARED, "test")
+    return sum(counts.values()) + (len(params.degradation.denoise.sigma) - 1) * counts["denoise"]
+
+
+def _row(score: Score, params: Any) -> dict[str, Any]:
+    facts = dataclasses.asdict(score)
+    run_facts = {"strategy": STRATEGY_OF[score.method], "profile": params.profile, "seed": params.seed}
+    values = facts | run_facts
+    return {key: values[key] for key in (*KEYS, "image", "psnr", "ssim")}
+
+
+def _samples(
+    folder: Path, images: pd.DataFrame, methods: dict[str, Any], params: Any, protocol: Protocol
+) -> list[dict[str, Any]]:
+    """Pictures of the image with the median gain in each set, and of every photograph without ground truth."""
+    chosen = set(median_gain_image(images)[["task", "dataset", "image"]].itertuples(index=False, name=None))
+    rows = []
+    for pair, outputs, scores in score_images(methods, PREPARED, params.degradation, [protocol], only=chosen):
+        rows += write_samples(folder, pair, outputs, scores)
+    return rows + write_pictures(folder, PREPARED, methods)
 
 
 STRATEGY_OF = {
@@ -62,17 +88,6 @@ def _costs() -> pd.DataFrame:
         facts = json.loads((MODELS / method / "metrics.json").read_text(encoding="utf-8"))
         rows.append({"method": method} | {key: facts[key] for key in ("params_total", "params_per_task")})
     return pd.DataFrame(rows)
-
-
-def _keep_median(folder: Path, samples: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Keep the pictures of the image with the median gain in each set; delete the others."""
-    chosen = median_gain_image(images)[["task", "dataset", "image"]]
-    kept = samples.merge(chosen, on=["task", "dataset", "image"])
-    for file in sorted(set(samples.file) - set(kept.file)):
-        (folder / file).unlink()
-    for empty in [p for p in (folder / "samples").iterdir() if not any(p.iterdir())]:
-        shutil.rmtree(empty)
-    return kept
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instruct_ipt.data.images import read_image, to_float
-from instruct_ipt.data.prepared import names
+from instruct_ipt.data.prepared import photographs
 from instruct_ipt.paths import FIGURES, MODELS, PREPARED, RESULTS
 from instruct_ipt.report.contact_sheet import contact_sheet
 from instruct_ipt.report.curves import figure_training
@@ -23,6 +22,4 @@ def run(context: Context) -> None:
     figure2(RESULTS / "rank_energy.csv", RESULTS / "rank_strategy.csv", out)
     figure4(RESULTS / "samples.csv", RESULTS, out)
     figure_training({name: MODELS / name / "history.csv" for name in ("shared", "film", "modulation")}, out)
-    clean = PREPARED / "test" / "clean"
-    photographs = [(name, to_float(read_image(clean / f"{name}.png"))) for name in names(clean)]
-    contact_sheet(photographs, context.params.degradation, out / "data_degradations.png")
+    contact_sheet(photographs(PREPARED, "test"), context.params.degradation, out / "data_degradations.png")

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> None:
     """Write `tables`."""
+    data = context.params.data
     write_tables(
         RESULTS / "benchmark.csv",
         RESULTS / "rank_strategy.csv",
         ABLATIONS / "summary.csv",
         context.out / TABLES,
-        # `prepare` writes as many procedural crops as photographic ones.
-        validation_images=2 * context.params.data.validation_crops,
+        # At level bundled `prepare` writes as many procedural crops as photographic ones; else it depends on the task.
+        validation_images=2 * data.validation_crops if data.level == "bundled" and not data.custom else None,
     )

@@ -108,7 +108,7 @@ class Trainer:
             (begun + step, patch_at(step, phase.steps, self.settings.patches), counts)
             for step in range(first, phase.steps)
         ]
-        for step, batch in enumerate(prefetch(self.stream, plan), start=first):
+        for step, batch in enumerate(prefetch(self.stream, plan, self.settings.workers), start=first):
             rate = rate_at(step, phase.steps, self.settings.warmup)
             loss = self._step(optimiser, batch, rate, begun + step)
             self._average(average, step)
