@@ -19,10 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "backbone": set(),
     "modulation": set(),
     "adaptation": {"modulation"},
-    "data": set(),
+    "data": {"provenance"},
     "training": {"backbone", "modulation", "adaptation", "data"},
     "analysis": {"backbone", "modulation", "adaptation", "data", "training", "evaluation"},
-    "evaluation": {"backbone", "modulation", "adaptation", "data", "training"},
+    "evaluation": {"backbone", "modulation", "adaptation", "data", "training", "provenance"},
     # The contact sheet shows the degradations themselves; every other view reads result files.
     "report": {"data"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",

@@ -204,7 +204,7 @@ def scenes(dataset: DataSet, raw: Path) -> list[Scene]:
     for split in SPLITS:
         names = sorted({name for where, part, name in parts if where == split and part != "aux"})
         found += [_scene(dataset, split, name, parts) for name in names]
-    if not found:
+    if not any(path.is_file() for path in parts.values()):
         way = dataset.by_hand or f"`ipt data fetch --set {dataset.name}` brings it"
         raise InputError(f"data set {dataset.name}: no image found under {raw / dataset.name}; {' '.join(way.split())}")
     return found
@@ -236,10 +236,22 @@ def write_custom(dataset: DataSet, folder: Path = CATALOGUE) -> list[Path]:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
+# The C parser is ten times faster; wheels of PyYAML have it, a build from source may not.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML keeps the last of two equal keys in silence; here the second is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # The C parser is ten times faster; wheels of PyYAML have it, a build from source may not.
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run from the repository's root (`git checkout {path}`)") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -287,8 +299,8 @@ class _Reader:
             entries=tuple(self._entry(row) for row in rows),
             archives=tuple(self._archive(item) for item in values.get("archives", [])),
             patterns=tuple(self._pattern(item) for item in values.get("patterns", [])),
-            by_hand=values.get("by_hand"),
-            folder=values.get("folder"),
+            by_hand=self._optional(values, "by_hand", str),
+            folder=self._optional(values, "folder", str),
         )
         if not (made.entries or made.patterns):
             raise self._wrong("patterns", "a set needs files in the CSV beside it, or patterns that find them")
@@ -302,11 +314,12 @@ class _Reader:
             self._keys(fact, set(), {"value", "source"})
             if (fact.get("value") is None) != (fact.get("source") is None):
                 raise self._wrong(f"facts.{key}", "a value needs its source and the other way round")
-            found[key] = Fact(fact.get("value"), fact.get("source"))
+            value, source = self._optional(fact, "value", (str, int)), self._optional(fact, "source", str)
+            found[key] = Fact(value, source)
         return found
 
     def _entry(self, row: dict[str, str]) -> Entry:
-        number = {key: int(row[key]) if row[key].isdigit() else None for key in ("bytes", "width", "height")}
+        number = {key: self._count(row, key) for key in ("bytes", "width", "height")}
         return self._checked(
             Entry(
                 path=row["path"],
@@ -322,9 +335,15 @@ class _Reader:
 
     def _archive(self, item: Any) -> Entry:
         self._keys(item, {"path", "url"}, {"sha256", "bytes"})
-        return self._checked(
-            Entry(item["path"], item["url"], item.get("sha256"), item.get("bytes"), split="train", part="aux")
-        )
+        path, url = self._text(item, "path"), self._text(item, "url")
+        sha256, size = self._optional(item, "sha256", str), self._optional(item, "bytes", int)
+        # The split of what an archive holds is that of the patterns.
+        return self._checked(Entry(path, url, sha256, size, split="train", part="aux"))
+
+    def _count(self, row: dict[str, str], key: str) -> int | None:
+        if row[key] and not (row[key].isascii() and row[key].isdigit()):
+            raise self._wrong(row["path"], f"{key}: {row[key]!r} is not a whole number")
+        return int(row[key]) if row[key] else None
 
     def _checked(self, entry: Entry) -> Entry:
         path, problem = PurePosixPath(entry.path), None
@@ -344,8 +363,11 @@ class _Reader:
 
     def _pattern(self, item: Any) -> Pattern:
         self._keys(item, {"split", "part", "glob", "key"}, set())
+        glob = PurePosixPath(self._text(item, "glob"))
+        if glob.is_absolute() or ".." in glob.parts:
+            raise self._wrong("patterns.glob", f"{item['glob']!r} must be relative and must not leave its folder")
         try:
-            groups = re.compile(item["key"]).groups
+            groups = re.compile(self._text(item, "key")).groups
         except re.error as error:
             raise self._wrong("patterns.key", f"{item['key']!r} is no regular expression: {error}") from None
         if groups < 1 or item["split"] not in SPLITS or item["part"] not in PARTS:
@@ -365,6 +387,12 @@ class _Reader:
             raise self._wrong(key, "must be a text")
         return values[key]
 
+    def _optional(self, values: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+        value = values.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise self._wrong(key, f"is {value!r}, which is not a {'number' if kind is int else 'text'}")
+        return value
+
     def _one_of(self, values: dict[str, Any], key: str, allowed: Iterable[str]) -> Any:
         if values[key] not in tuple(allowed):
             raise self._wrong(key, f"is {values[key]!r}; allowed: {', '.join(allowed)}")
@@ -380,7 +408,8 @@ def _check_unique(folder: Path, found: dict[str, DataSet]) -> None:
         for entry in (*dataset.entries, *dataset.archives):
             key = f"{dataset.folder or ''}/{entry.path}"
             if key in seen:
-                raise InputError(f"{folder}: {dataset.name}: {entry.path} is listed twice (also in {seen[key]})")
+                where = folder / f"{dataset.level}.csv"
+                raise InputError(f"{where}: {dataset.name}: {entry.path} is listed twice (also in {seen[key]})")
             seen[key] = dataset.name
 
 
@@ -391,7 +420,10 @@ _Parts = dict[tuple[str, str, str], Path]
 
 def _from_entries(dataset: DataSet, raw: Path) -> _Parts:
     home = Path(dataset.folder) if dataset.folder else raw
-    return {(e.split, e.part, e.stem): home / e.path for e in dataset.entries}
+    parts: _Parts = {}
+    for entry in dataset.entries:
+        _put(parts, dataset, (entry.split, entry.part, entry.stem), home / entry.path)
+    return parts
 
 
 def _from_patterns(dataset: DataSet, raw: Path) -> _Parts:
@@ -399,24 +431,36 @@ def _from_patterns(dataset: DataSet, raw: Path) -> _Parts:
     home = Path(dataset.folder) if dataset.folder else raw / dataset.name
     inputs: list[tuple[str, str, Path]] = []
     others: _Parts = {}
+    side: dict[Path, str] = {}
     for pattern in dataset.patterns:
         for path in sorted(home.glob(pattern.glob)):
             key = re.search(pattern.key, path.relative_to(home).as_posix())
             if not key or path.suffix.lower() not in EXTENSIONS:
                 continue
+            if side.setdefault(path, pattern.split) != pattern.split:
+                raise InputError(f"data set {dataset.name}: {path} is in {side[path]} and in {pattern.split}")
             if pattern.part == "input":
                 inputs.append((pattern.split, "-".join(key.groups()), path))
             else:
-                others[(pattern.split, pattern.part, "-".join(key.groups()))] = path
-    return _joined(inputs, others)
+                _put(others, dataset, (pattern.split, pattern.part, "-".join(key.groups())), path)
+    return _joined(dataset, inputs, others)
 
 
-def _joined(inputs: list[tuple[str, str, Path]], others: _Parts) -> _Parts:
+def _put(parts: _Parts, dataset: DataSet, place: tuple[str, str, str], path: Path) -> None:
+    if place in parts:
+        raise InputError(
+            f"data set {dataset.name}: {path} and {parts[place]} are both {place[1]} {place[2]!r} of {place[0]}; "
+            "rename or remove one"
+        )
+    parts[place] = path
+
+
+def _joined(dataset: DataSet, inputs: list[tuple[str, str, Path]], others: _Parts) -> _Parts:
     sharing = Counter((split, key) for split, key, _ in inputs)
     parts = {place: path for place, path in others.items() if (place[0], place[2]) not in sharing}
     for split, key, path in inputs:
         name = key if sharing[split, key] == 1 else f"{key}-{path.stem}"
-        parts[split, "input", name] = path
+        _put(parts, dataset, (split, "input", name), path)
         if (split, "target", key) in others:
             parts[split, "target", name] = others[split, "target", key]
     return parts

@@ -302,12 +302,15 @@ class _Run:
 
         have = size_of(part)
         if entry.bytes is not None and have == entry.bytes:
+            part.touch()  # an empty file has nothing to ask for
             return
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
             with self._session().get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
                 self._check_status(answer, part, have)
                 resumed = answer.status_code == 206
+                # What arrived before a cut is kept; the length is compared below.
+                answer.raw.enforce_content_length = False
                 with part.open("ab" if resumed else "wb") as stream:
                     for chunk in answer.iter_content(_CHUNK):
                         stream.write(chunk)
