@@ -102,7 +102,7 @@ def test_the_pipeline_prepares_the_benchmark_level_and_nothing_crosses_splits(ho
     assert done.returncode == 0, said(done)
     root, settings = home / "data/prepared", load().degradation
     shards = Shards(root / "train")
-    assert [len(shards.pairs(task)) for task in TASKS] == [0, 3, 3, 3 + 3 + 2, 0] and len(shards.masks()) == 2
+    assert [len(shards.pairs(task)) for task in TASKS] == [0, 3, 3, 3 + 2 + 2, 0] and len(shards.masks()) == 2
     tests = count(root, "test")
     assert all(tests.values()) and tests["desnow"] == tests["denoise"] == 2
     sets = {(row.task, row.dataset) for row in read_index(root) if row.split == "test"}

@@ -22,6 +22,11 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 CODE = "src/instruct_ipt"
 
 
+def outs_of(stage: dict) -> list[str]:
+    """Paths of a stage's outputs; an output with options is a mapping of one key."""
+    return [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+
+
 def deps(name: str) -> list[str]:
     return [dep.replace("${code}", CODE) for dep in DVC[name]["deps"]]
 
@@ -34,8 +39,8 @@ def test_dvc_has_exactly_the_stages_of_the_table_in_order():
 def test_dvc_and_the_table_agree(name):
     stage, said = STAGES[name], DVC[name]
     files = [dep for dep in deps(name) if not dep.startswith(CODE) and dep not in ("Snakefile", "workflow")]
-    assert set(files) == set(stage.inputs)
-    outs = set(said["outs"])
+    assert set(files) == {*stage.inputs, *stage.sources}
+    outs = set(outs_of(said))
     expected = set(stage.outputs) | (set() if stage.is_folder else {stage.provenance.as_posix()})
     assert outs == expected
     sections = {p.removeprefix("profiles.${profile}.") for p in said.get("params", [])}
@@ -63,6 +68,13 @@ def test_dvc_depends_on_every_source_file_that_the_stage_imports(name):
         assert (ROOT / dep).exists() or not dep.startswith(CODE), f"{name}: {dep} does not exist"
 
 
+def test_fetched_data_is_neither_deleted_before_a_run_nor_stored_twice():
+    """What makes an interrupted download resumable: DVC keeps the folder, and the stage writes in place."""
+    (out,) = DVC["fetch"]["outs"]
+    assert out == {"data/raw": {"cache": False, "persist": True}} and STAGES["fetch"].in_place
+    assert [name for name, stage in STAGES.items() if stage.in_place] == ["fetch"]
+
+
 def test_every_command_parses_and_names_an_existing_subcommand():
     for name, stage in DVC.items():
         words = stage["cmd"].split()
@@ -73,7 +85,7 @@ def test_every_command_parses_and_names_an_existing_subcommand():
 
 
 def test_the_two_graphs_own_different_files():
-    outs = [Path(out) for stage in DVC.values() for out in stage["outs"]]
+    outs = [Path(out) for stage in DVC.values() for out in outs_of(stage)]
     for profile in params.PROFILES:
         for cell in cells_of(params.load(ROOT / "params.yaml", profile)):
             folder = cell.folder(profile)
@@ -91,7 +103,7 @@ def test_no_profile_overwrites_anothers_cells():
 
 def test_every_leaf_of_the_workflow_is_made_by_a_stage():
     for leaf in LEAVES:
-        owners = [n for n, s in DVC.items() if any(leaf == Path(o) or Path(o) in leaf.parents for o in s["outs"])]
+        owners = [n for n, s in DVC.items() if any(leaf == Path(o) or Path(o) in leaf.parents for o in outs_of(s))]
         assert len(owners) == 1, leaf
 
 

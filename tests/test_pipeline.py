@@ -34,7 +34,7 @@ class Copy:
         for name in ("params.yaml", "dvc.yaml", "Snakefile"):
             shutil.copy(ROOT / name, folder / name)
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        for name in ("src", "workflow"):
+        for name in ("src", "workflow", "data/catalogue"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -104,7 +104,9 @@ def test_result_files_have_their_columns_and_rows(study):
     methods = {"input", "shared", "experts", "film", "modulation"}
     assert {(r["method"], r["task"]) for r in benchmark} == {(m, t) for m in methods for t in TASKS}
     assert {r["dataset"] for r in benchmark if r["task"] == "denoise"} == {f"bundled-sigma{s}" for s in (15, 25, 50)}
-    assert all(r["images"] == "3" and r["protocol"] == "rgb" and r["profile"] == "smoke" for r in benchmark)
+    assert all(r["images"] == "3" and r["profile"] == "smoke" for r in benchmark)
+    protocols = [r["protocol"] for r in benchmark]
+    assert protocols[0] == "rgb" and set(protocols) == {"rgb", "y-limited"}
     columns = {
         "results/per_image.csv": "method strategy task dataset protocol profile seed image psnr ssim",
         "results/sensitivity.csv": "estimator task group seed gain_db freed_params score",
@@ -119,10 +121,12 @@ def test_result_files_have_their_columns_and_rows(study):
 
 
 def test_splits_share_no_photograph(study):
-    def found(folder: str) -> set[str]:
-        return {re.sub(r"-\d+$", "", p.stem) for p in (study.folder / "data/prepared" / folder).glob("*.png")}
+    def scenes(names) -> set[str]:
+        return {re.sub(r"-\d+$", "", name) for name in names}
 
-    train, validation, test = found("train"), found("validation/clean"), found("test/clean")
+    train = scenes(row["name"] for row in study.rows("data/prepared/train/index.csv"))
+    index = study.rows("data/prepared/index.csv")
+    validation, test = (scenes(r["name"] for r in index if r["split"] == split) for split in ("validation", "test"))
     assert test == {"coffee", "flower", "rocket"} and validation == {"china", "validation-leaves"}
     assert {"motorcycle_left", "motorcycle_right", "leaves"} <= train
     assert not train & validation and not train & test and not validation & test

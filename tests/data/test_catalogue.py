@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -21,7 +23,7 @@ from instruct_ipt.data.catalogue import (
     write_custom,
 )
 from instruct_ipt.errors import InputError
-from tests.data.sets import small_catalogue
+from tests.data.sets import REAL, small_catalogue
 
 HOME = Path(__file__).parents[2] / "data/catalogue"
 
@@ -81,7 +83,7 @@ def test_rooms_sequences_and_masks_stay_on_one_side(catalogue):
 def test_scenes_pair_by_stem_whatever_the_extension(tmp_path):
     folder, mirror = small_catalogue(tmp_path)
     small = load_catalogue(folder)
-    for name, expected in {"Rain100L": 2, "SOTS_outdoor_train": 4, "Rain800_train": 5, "CBSD68": 2}.items():
+    for name, expected in {"Rain100L": 2, "SOTS_outdoor_train": 3, "Rain800_train": 5, "CBSD68": 2}.items():
         found = scenes(small[name], mirror)
         assert len(found) == expected and [s.split for s in found] == sorted(
             (s.split for s in found), key="train validation test".index
@@ -178,3 +180,88 @@ def test_whatever_is_wrong_is_one_line_with_file_set_and_key(tmp_path, file, old
     with pytest.raises(InputError, match=message) as caught:
         load_catalogue(tmp_path / "c")
     assert "\n" not in str(caught.value) and file.split(".")[0] in str(caught.value)
+
+
+def test_held_out_photographs_are_alone_of_their_stock_cd(catalogue):
+    names = [(e.stem, e.split) for e in (*catalogue["BSD400_clean"].entries, *catalogue["CBSD68"].entries)]
+    sharing = Counter(int(stem) // 1000 for stem, _ in names)
+    held = [stem for stem, split in names if split == "validation"]
+    assert len(held) == 8 and all(sharing[int(stem) // 1000] == 1 for stem in held)
+
+
+def test_the_files_are_those_of_the_mirror(catalogue):
+    if REAL is None or not (REAL / "manifest.csv").is_file():
+        pytest.skip("IPT_TEST_MIRROR names no mirror with a manifest.csv")
+    listed = {entry.path: entry for dataset in select(catalogue, "benchmark") for entry in dataset.entries}
+    with (REAL / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["path"]: row for row in csv.DictReader(stream)}
+    assert listed.keys() == rows.keys()
+    for path, row in rows.items():
+        repo, _, place = row["source"].partition("@")
+        address = f"https://raw.githubusercontent.com/{repo}/{quote(place.replace(':', '/', 1))}"
+        entry = listed[path]
+        assert (entry.sha256, entry.url, entry.bytes) == (row["sha256"], address, (REAL / path).stat().st_size)
+        assert (entry.split == "test") == (row["role"] == "test") or entry.part == "mask"
+
+
+def test_a_description_that_stands_twice_is_refused(tmp_path):
+    shutil.copytree(HOME, tmp_path / "c", ignore=shutil.ignore_patterns("custom"))
+    with (tmp_path / "c/paper.yaml").open("a", encoding="utf-8") as stream:
+        stream.write("WED:\n  title: again\n")
+    with pytest.raises(InputError, match="paper.yaml: .*'WED' stands twice"):
+        load_catalogue(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("glob: DIV2K_train_HR/**", "glob: ../DIV2K_train_HR/**", "DIV2K: patterns.glob: .* must not leave"),
+        ("bytes: 3530603713", "bytes: 3.5 GB", "DIV2K: bytes: is '3.5 GB', which is not a number"),
+        ("key: ([^/]+)\\.png$", "key: ([^/]+\\.png$", "DIV2K: patterns.key: .* no regular expression"),
+    ],
+)  # fmt: skip
+def test_a_doubtful_archive_or_pattern_is_refused(tmp_path, old, new, message):
+    shutil.copytree(HOME, tmp_path / "c", ignore=shutil.ignore_patterns("custom"))
+    text = (tmp_path / "c/paper.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "c/paper.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_catalogue(tmp_path / "c")
+
+
+def test_a_count_that_is_no_number_is_refused(tmp_path):
+    shutil.copytree(HOME, tmp_path / "c", ignore=shutil.ignore_patterns("custom"))
+    text = (tmp_path / "c/benchmark.csv").read_text(encoding="utf-8")
+    (tmp_path / "c/benchmark.csv").write_text(text.replace(",481,321,", ",481px,321,", 1), encoding="utf-8")
+    with pytest.raises(InputError, match="width: '481px' is not a whole number"):
+        load_catalogue(tmp_path / "c")
+
+
+def test_the_subsets_of_the_snow_test_set_may_repeat_names(catalogue, tmp_path):
+    home = tmp_path / "Snow100K/Snow100K-testset.tar/media/overlapping/test"
+    for subset in "SML":
+        for kind in ("synthetic", "gt"):
+            picture(home / f"Snow100K-{subset}" / kind / "a_00001.jpg")
+    found = scenes(catalogue["Snow100K"], tmp_path)
+    assert [s.name for s in found] == ["Snow100K-L-a_00001", "Snow100K-M-a_00001", "Snow100K-S-a_00001"]
+    assert all(s.input.parents[1] == s.target.parents[1] for s in found)
+
+
+def test_two_images_of_one_name_are_refused(catalogue, tmp_path):
+    for name in ("a/x_1.png", "b/x_1.jpg"):
+        picture(tmp_path / "BSD400" / name)
+    with pytest.raises(InputError, match="data set BSD400: .*x_1.jpg and .*x_1.png are both target 'x_1' of train"):
+        scenes(catalogue["BSD400"], tmp_path)
+
+
+def test_an_image_that_two_patterns_put_into_two_splits_is_refused(catalogue, tmp_path):
+    picture(tmp_path / "WED/x.png")
+    wed = catalogue["WED"]
+    twice = dataclasses.replace(wed, patterns=(*wed.patterns, dataclasses.replace(wed.patterns[0], split="test")))
+    with pytest.raises(InputError, match="x.png is in train and in test"):
+        scenes(twice, tmp_path)
+
+
+def test_a_benchmark_set_that_is_not_there_says_how_to_get_it(catalogue, tmp_path):
+    with pytest.raises(InputError, match="`ipt data fetch --set CBSD68` brings it"):
+        scenes(catalogue["CBSD68"], tmp_path)

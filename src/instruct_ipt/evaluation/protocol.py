@@ -1,62 +1,216 @@
-"""The frozen rules of a benchmark. A number without its protocol means nothing, so the name stands beside each one."""
+"""The frozen rules of a benchmark. A number without its protocol means nothing, so the name stands beside each one.
+
+What every protocol here shares: noise is seeded by the image's name (``degrade_named``), never by its place in a list;
+an output is clipped to [0, 1]; PSNR and SSIM are computed in float64, image by image, and then averaged; SSIM is
+averaged over the positions where its window fits. What each rule amounts to in dB is measured in docs/protocols.md.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from instruct_ipt.errors import InputError
+from instruct_ipt.provenance import digest
 
-@dataclass(frozen=True)
+# Weights of gamma-encoded R, G, B in luma (ITU-R BT.601). Times 219 they are MATLAB's 65.481, 128.553 and 24.966.
+_BT601 = np.array([0.299, 0.587, 0.114])
+
+# Arguments of scikit-image's structural_similarity: its own default, and the window of Wang et al. (IEEE TIP 2004).
+_SSIM: dict[str, dict[str, Any]] = {
+    "uniform-7": {"win_size": 7, "use_sample_covariance": True},
+    "gaussian-11": {"win_size": 11, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
+}
+
+# The rules of this module that no field states. They count in the digest: change the code, change the words.
+_SHARED = {
+    "noise_seed": "sha256 of seed 0, task, image name and level",
+    "crop": "centred, before restoration",
+    "clip": "output to [0, 1]",
+    "ssim_region": "where the window fits",
+    "arithmetic": "float64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a restored image is scored.
+    """How a test image is made noisy, cropped and scored.
 
     Attributes:
         name: the name that stands beside every number.
-        quantise: whether the output is rounded to 8 bits before it is scored.
-        ssim_window: side of SSIM's uniform window in pixels.
+        noise_clip: whether a noisy input is clipped to [0, 1].
+        noise_bits: bits that a noisy input is truncated to (the fraction is cut off, not rounded); None: not at all.
+        multiple: input and target are cropped, centred, to a multiple of this many px before restoration; 1: not.
+        output: ``round`` scores output and target as 8-bit files would hold them, ``none`` as they are.
+        colour: ``rgb`` in [0, 1], or ``y``, luma on the scale 0..255.
+        luma_range: luma of black and of white, on that scale; for ``y`` only.
+        luma_bits: 8 rounds luma to whole numbers, None does not; for ``y`` only.
+        border: px cut from each side before scoring.
+        ssim: window of SSIM: ``uniform-7`` (7x7, sample covariance) or ``gaussian-11`` (11x11, sigma 1.5, population
+            covariance).
         description: one sentence for captions.
     """
 
     name: str
-    quantise: bool
-    ssim_window: int
+    noise_clip: bool
+    noise_bits: Literal[8] | None
+    multiple: int = 1
+    output: Literal["none", "round"]
+    colour: Literal["rgb", "y"]
+    luma_range: tuple[int, int] = (16, 235)
+    luma_bits: Literal[8] | None = None
+    border: int = 0
+    ssim: Literal["uniform-7", "gaussian-11"]
     description: str
 
-    def score(self, output: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-        """PSNR in dB and SSIM of ``output`` against ``target``.
+    @property
+    def data_range(self) -> float:
+        """The peak of PSNR and the L of SSIM: 1 for ``rgb``, 255 for ``y``, whatever the range of luma."""
+        return 1.0 if self.colour == "rgb" else 255.0
 
-        Both come from scikit-image with ``data_range=1``, in float64, after clipping the output to [0, 1].
+    @property
+    def input_rule(self) -> tuple[Any, ...]:
+        """What decides the networks' input: protocols that agree in it can share one restoration."""
+        return (self.noise_clip, self.noise_bits, self.multiple)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all rules, the shared ones too; the wording of the description does not count."""
+        rules = dataclasses.asdict(self) | _SHARED | {"data_range": self.data_range, "ssim_arguments": _SSIM[self.ssim]}
+        del rules["description"]
+        return digest(rules)
+
+    def noisy(self, image: np.ndarray) -> np.ndarray:
+        """A noisy image, float32 (H, W, 3) of any range, as this protocol hands it to a network."""
+        if self.noise_clip:
+            image = np.clip(image, 0.0, 1.0)
+        if self.noise_bits:
+            levels = 2**self.noise_bits - 1
+            image = np.floor(image * levels) / levels
+        return image
+
+    def prepare(self, given: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Input and target (H, W, 3), both cropped to the same window; an odd remainder loses more at bottom and right.
+
+        Raises:
+            InputError: the image is smaller than the multiple.
+        """
+        height, width = target.shape[:2]
+        if min(height, width) < self.multiple:
+            raise InputError(
+                f"protocol {self.name} crops to multiples of {self.multiple} px and an image is {width} x {height}; "
+                "leave that image out, or the protocol (`evaluation.protocols` in params.yaml)"
+            )
+        top, left = height % self.multiple // 2, width % self.multiple // 2
+        high, wide = height // self.multiple * self.multiple, width // self.multiple * self.multiple
+        window = np.s_[top : top + high, left : left + wide]
+        return given[window], target[window]
+
+    def score(self, output: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+        """PSNR in dB and SSIM of ``output`` against ``target``, by scikit-image.
 
         Args:
-            output: float (H, W, 3); values outside [0, 1] are clipped.
-            target: float (H, W, 3) in [0, 1].
+            output: float (H, W, 3), or grey as (H, W) or (H, W, 1); values outside [0, 1] are clipped.
+            target: the same shape, in [0, 1].
 
         Returns:
-            PSNR (infinite when equal) and SSIM (Wang et al. 2004, mean over channels).
+            PSNR (infinite when equal) and SSIM (Wang et al. 2004; for ``rgb`` the mean over channels).
+
+        Raises:
+            InputError: the image, less its border, is smaller than the window of SSIM.
         """
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-        shown = np.clip(output.astype(np.float64), 0.0, 1.0)
-        if self.quantise:
-            shown = np.rint(shown * 255.0) / 255.0
-        truth = target.astype(np.float64)
-        psnr = peak_signal_noise_ratio(truth, shown, data_range=1.0)
-        ssim = structural_similarity(truth, shown, data_range=1.0, channel_axis=2, win_size=self.ssim_window)
+        truth, shown = self._compared(target), self._compared(output)
+        side = _SSIM[self.ssim]["win_size"]
+        if min(truth.shape[:2]) < side:
+            raise InputError(
+                f"protocol {self.name} takes SSIM in windows of {side} x {side} px, border {self.border}, and an image "
+                f"is {target.shape[1]} x {target.shape[0]}; leave that image out, or give a larger one"
+            )
+        axis = 2 if self.colour == "rgb" else None
+        with np.errstate(divide="ignore"):  # equal images: infinite, as documented
+            psnr = peak_signal_noise_ratio(truth, shown, data_range=self.data_range)
+        ssim = structural_similarity(truth, shown, data_range=self.data_range, channel_axis=axis, **_SSIM[self.ssim])
         return float(psnr), float(ssim)
 
+    def _compared(self, image: np.ndarray) -> np.ndarray:
+        """What is compared: float64, (H, W, 3) in [0, 1] for ``rgb``, (H, W) in 0..255 for ``y``."""
+        image = _as_rgb(image)
+        height, width = image.shape[:2]
+        inner = image[self.border : height - self.border, self.border : width - self.border]
+        values = np.clip(inner.astype(np.float64), 0.0, 1.0)
+        if self.output == "round":
+            values = np.rint(values * 255.0) / 255.0
+        if self.colour == "rgb":
+            return values
+        y = luma(values, *self.luma_range)
+        return np.rint(y) if self.luma_bits else y
 
-PROTOCOLS: dict[str, Protocol] = {
-    "rgb": Protocol(
-        name="rgb",
-        quantise=False,
-        ssim_window=7,
-        description=(
-            "PSNR and SSIM on RGB in [0, 1] (scikit-image, 7x7 uniform SSIM window), no border crop, output clipped "
-            "and not quantised, Gaussian noise not clipped and seeded by image name"
-        ),
-    )
-}
+
+def luma(image: np.ndarray, black: float = 16.0, white: float = 235.0) -> np.ndarray:
+    """Luma Y of gamma-encoded RGB (ITU-R BT.601): float64 (H, W, 3) in [0, 1] -> (H, W) in [black, white].
+
+    With the limited range 16..235 it is Y of MATLAB's and scikit-image's ``rgb2ycbcr``, not rounded.
+    """
+    return black + (white - black) * (image @ _BT601)
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    """(H, W) and (H, W, 1) replicated to (H, W, 3); RGB as it is."""
+    image = image[..., None] if image.ndim == 2 else image
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+
+_RGB = Protocol(
+    name="rgb",
+    noise_clip=False,
+    noise_bits=None,
+    output="none",
+    colour="rgb",
+    ssim="uniform-7",
+    description=(
+        "PSNR and SSIM on RGB in [0, 1] (scikit-image, 7x7 uniform SSIM window), no border crop, output clipped "
+        "and not quantised, Gaussian noise not clipped and seeded by image name"
+    ),
+)
+
+# The all-in-one papers' rules, after the public evaluation code of PromptIR (va1shn9v/PromptIR: test.py,
+# utils/val_utils.py, utils/dataset_utils.py, utils/image_utils.py). Ours differs: there one global seed runs through
+# the files in the order that the file system lists them, and scores are computed in float32.
+_RGB_CROP16 = dataclasses.replace(
+    _RGB,
+    name="rgb-crop16",
+    noise_clip=True,
+    noise_bits=8,
+    multiple=16,
+    description=(
+        "PSNR and SSIM on RGB in [0, 1] (scikit-image, 7x7 uniform SSIM window), images cropped to multiples of 16 px "
+        "before restoration, output clipped and not quantised, noisy input clipped and truncated to 8 bits, noise "
+        "seeded by image name"
+    ),
+)
+
+# The deraining papers' rules, after the public evaluation code of Restormer (swz30/Restormer: Deraining/test.py saves
+# 8-bit files, Deraining/evaluate_PSNR_SSIM.m scores them) and of BasicSR (XPixelGroup/BasicSR: basicsr/metrics). The
+# two differ: MATLAB's rgb2ycbcr rounds the luma of an 8-bit image to whole numbers, BasicSR does not. Ours does not,
+# `luma_bits=8` does. MATLAB takes a one-channel file as luma as it is; ours replicates grey to RGB first.
+_Y_LIMITED = dataclasses.replace(
+    _RGB,
+    name="y-limited",
+    output="round",
+    colour="y",
+    ssim="gaussian-11",
+    description=(
+        "PSNR (peak 255) and SSIM (11x11 Gaussian window, sigma 1.5, where it fits) on BT.601 luma in the limited "
+        "range 16 to 235, no border crop, output rounded to 8 bits, Gaussian noise not clipped and seeded by image name"
+    ),
+)
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (_RGB, _RGB_CROP16, _Y_LIMITED)}
 
 
 def psnr(output: np.ndarray, target: np.ndarray) -> float:
