@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import tarfile
@@ -95,6 +96,7 @@ def test_hostile_archives_are_refused_in_one_line_and_the_old_folder_stays(tmp_p
     archive, out = tmp_path / "archive", tmp_path / "out"
     out.mkdir()
     (out / "old.txt").write_text("old")
+    (out / archives.MARK).write_text('{"sha256": "of an archive unpacked before"}')
     make(archive)
     with pytest.raises(InputError, match=message) as caught:
         unpack(archive, out, max_bytes=10_000_000)
@@ -146,3 +148,91 @@ def test_mutated_archives_end_in_files_inside_or_in_one_line(tmp_path, make):
             assert "\n" not in str(error)
     assert refused > 50
     assert {p.name for p in tmp_path.iterdir()} <= {"good", "bad", "out"}
+
+
+def test_an_archive_of_a_folder_itself_is_welcome(tmp_path):
+    """`tar -C folder -czf x.tgz .` begins with a member named `.`."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.txt").write_text("a")
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as out:
+        out.add(tmp_path / "source", ".")
+    unpack(tmp_path / "x.tgz", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a.txt": b"a"}
+
+
+def damaged(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+DAMAGE = {
+    "tar, second header": ("w", lambda data: damaged(data, 1024 + 10)),
+    "tar, cut between members": ("w", lambda data: data[:1024]),
+    "tar.gz, checksum": ("w:gz", lambda data: damaged(data, len(data) - 6)),
+    "tar.gz, cut": ("w:gz", lambda data: data[:-20]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_tar_is_not_taken_for_a_shorter_one(tmp_path, name):
+    mode, harm = DAMAGE[name]
+    archive = make_tar(tmp_path / "x", {"a": b"1", "b": b"2", "c": b"3"}, mode=mode)
+    archive.write_bytes(harm(archive.read_bytes()))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", {"inner.txt": b"x"}).read_bytes()
+    unpack(make_tar(tmp_path / "x", {"a.txt": b"a", "inner.zip": inner}, mode="w"), tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a.txt": b"a", "inner.zip": inner}
+
+
+def test_what_macs_add_to_a_zip_does_no_harm(tmp_path):
+    files = {"a.txt": b"x", "__MACOSX/._a.jpg": b"\0\5\x16\7Mac OS X"}
+    unpack(make_zip(tmp_path / "x", files), tmp_path / "out")
+    assert contents(tmp_path / "out") == files
+
+
+def test_files_of_a_person_are_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="were not unpacked from"):
+        unpack(make_zip(tmp_path / "x", FILES), tmp_path / "out")
+    assert contents(tmp_path / "out") == {"mine.txt": b"mine"}
+
+
+def test_a_second_call_does_not_read_the_archive(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "x", FILES)
+    unpack(archive, tmp_path / "out")
+    monkeypatch.setattr(archives, "sha256_file", lambda path: pytest.fail("it was read again"))
+    assert len(unpack(archive, tmp_path / "out")) == len(FILES)
+
+
+def test_a_bomb_larger_than_the_free_disk_is_refused_under_default_limits(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": archives.MARGIN + 1_000_000})
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="refused as a bomb"):
+        unpack(make_zip(tmp_path / "x", {"zeros": bytes(3_000_000)}), tmp_path / "out")
+
+
+def test_a_header_of_any_claimed_length_is_not_read_into_memory(tmp_path):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 30
+    (tmp_path / "x").write_bytes(gzip.compress(header.tobuf() + bytes(4_000_000)))
+    with pytest.raises(InputError, match="header is longer"):
+        unpack(tmp_path / "x", tmp_path / "out")
+
+
+def test_an_encrypted_zip_is_named_as_such(tmp_path):
+    data = bytearray(make_zip(tmp_path / "x", {"a": b"x"}).read_bytes())
+    data[6] |= 1
+    data[data.find(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(InputError, match="'a' is encrypted; unpack it by hand"):
+        unpack(tmp_path / "x", tmp_path / "out")
+
+
+def test_a_zip_packed_otherwise_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="'a' is not deflated"):
+        unpack(make_zip(tmp_path / "x", {"a": b"x" * 999}, zipfile.ZIP_LZMA), tmp_path / "out")

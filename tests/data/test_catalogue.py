@@ -238,7 +238,7 @@ def test_a_count_that_is_no_number_is_refused(tmp_path):
 
 
 def test_the_subsets_of_the_snow_test_set_may_repeat_names(catalogue, tmp_path):
-    home = tmp_path / "Snow100K/Snow100K-testset.tar/media/overlapping/test"
+    home = tmp_path / "Snow100K/Snow100K-testset/media/overlapping/test"
     for subset in "SML":
         for kind in ("synthetic", "gt"):
             picture(home / f"Snow100K-{subset}" / kind / "a_00001.jpg")

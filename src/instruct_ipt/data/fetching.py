@@ -11,8 +11,6 @@ from instruct_ipt.data.catalogue import DataSet, scenes
 from instruct_ipt.data.listing import size
 from instruct_ipt.errors import InputError
 
-ARCHIVES = ".archives"
-
 
 def plan_sets(sets: Sequence[DataSet], raw: Path) -> download.Plan:
     """What is missing of the sets that download by themselves."""
@@ -48,7 +46,7 @@ def fetch_sets(
     download.fetch(_downloads(sets), raw, mirror=mirror, workers=workers, observe=observe)
     for dataset in sets:
         for archive in dataset.archives:
-            unpack(raw / archive.path, raw / dataset.name / archive.stem)
+            unpack(raw / archive.path, raw / dataset.name / archive.stem.removesuffix(".tar"))
     absent = [dataset for dataset in sets if dataset.by_hand and _absent(dataset, raw)]
     if absent:
         first = absent[0]
