@@ -76,14 +76,15 @@ def list_sets(level: LevelOption = None, names: SetOption = None, raw: RawOption
 def add(
     name: Annotated[str, typer.Argument(help="Short name: letters, digits, - and _.")],
     task: Annotated[str, typer.Option(help="denoise, deblur, derain, dehaze or desnow.")],
-    target: Annotated[Path, typer.Option(help="Folder of clean images.")],
+    target: Annotated[Path, typer.Option(help="Folder of clean images, or of side-by-side images.")],
     given: Annotated[Path | None, typer.Option("--input", help="Folder of degraded images of the same names.")] = None,
     split: Annotated[str, typer.Option(help="train (a tenth is held out for validation) or test.")] = "train",
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="One file: clean left, degraded right.")] = False,
 ) -> None:
     """Register a folder of your own pairs, or of clean images; `data.custom` in params.yaml then uses it."""
     from instruct_ipt.data.custom import add as register
 
-    made = register(name, task, given, target, split=split)
+    made = register(name, task, given, target, split=split, side_by_side=side_by_side)
     counts = {part: sum(entry.split == part for entry in made.entries) for part in ("train", "validation", "test")}
     shown = ", ".join(f"{count} {part}" for part, count in counts.items() if count)
     print(f"{name}: {shown} files registered for {task}; use it with `data.custom: [{name}]` in params.yaml")

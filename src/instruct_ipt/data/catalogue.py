@@ -422,7 +422,8 @@ def _from_entries(dataset: DataSet, raw: Path) -> _Parts:
     home = Path(dataset.folder) if dataset.folder else raw
     parts: _Parts = {}
     for entry in dataset.entries:
-        _put(parts, dataset, (entry.split, entry.part, entry.stem), home / entry.path)
+        if entry.part != "aux":  # kept beside the set, used nowhere
+            _put(parts, dataset, (entry.split, entry.part, entry.stem), home / entry.path)
     return parts
 
 
