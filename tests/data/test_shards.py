@@ -44,12 +44,34 @@ def test_the_same_images_give_the_same_bytes(tmp_path):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
-def test_an_interrupted_write_is_no_shard(tmp_path):
+def test_no_file_exceeds_its_size_unless_one_image_does(tmp_path):
+    write(tmp_path / "a", shard_bytes=2 * 48 * 48 * 3)
+    assert {file.stat().st_size for file in (tmp_path / "a").glob("*.bin")} == {2 * 48 * 48 * 3, 48 * 48 * 3}
+    write(tmp_path / "b", shard_bytes=100)
+    assert len(list((tmp_path / "b").glob("*.bin"))) == 7
+
+
+def test_views_are_read_only_and_map_each_file_once(tmp_path):
+    clean = write(tmp_path).clean()
+    assert not clean[0].flags.writeable and clean[0].base is not None
+    assert np.shares_memory(clean[0], clean[0])
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), ShardWriter(tmp_path) as shards:
         shards.add_clean("one", "set", images()[0])
         raise RuntimeError("power cut")
-    with pytest.raises(InputError, match="index.csv does not exist"):
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="index.csv does not exist; `dvc repro prepare`"):
         Shards(tmp_path)
+
+
+def test_shards_are_never_overwritten(tmp_path):
+    write(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="holds shards already"):
+        write(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_shard_cut_short_is_named(tmp_path):
@@ -63,3 +85,20 @@ def test_a_shard_cut_short_is_named(tmp_path):
 def test_a_pair_of_two_sizes_is_refused(tmp_path):
     with pytest.raises(InputError, match="rain/odd: .* differ in size"), ShardWriter(tmp_path) as shards:
         shards.add_pair("odd", "rain", "derain", images()[0], images()[0][:-1])
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    write(tmp_path)
+    index = tmp_path / "index.csv"
+    for text in (index.read_text().replace("offset", "place", 1), index.read_text().replace("48", "wide")):
+        index.write_text(text)
+        with pytest.raises(InputError, match=r"index.csv is damaged; .*prepare"):
+            Shards(tmp_path)
+
+
+def test_only_eight_bit_colour_is_taken(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"set/x: float64 of shape \(4, 4\); give uint8"),
+        ShardWriter(tmp_path) as shards,
+    ):
+        shards.add_clean("x", "set", np.zeros((4, 4)))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import fft
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.tasks import TASKS
 
 
 def degrade(
@@ -29,7 +29,7 @@ def degrade(
     """Damage one image.
 
     Args:
-        task: one of the five tasks.
+        task: one of :data:`SYNTHETIC`.
         image: float32 (H, W, 3) in [0, 1].
         rng: source of every random number.
         settings: degradation parameters, with the groups ``denoise``, ``deblur``, ``derain``, ``dehaze``, ``desnow``.
@@ -42,8 +42,8 @@ def degrade(
     Raises:
         InputError: the task is unknown, or the image is not (H, W, 3).
     """
-    if task not in TASKS:
-        raise InputError(f"unknown degradation task {task!r}; use one of {', '.join(TASKS)}")
+    if task not in SYNTHETIC:
+        raise InputError(f"unknown degradation task {task!r}; use one of {', '.join(SYNTHETIC)}")
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"cannot degrade an array of shape {image.shape}; give an RGB image of shape (H, W, 3)")
     clean = np.asarray(image, np.float32)
@@ -310,25 +310,33 @@ def _capsules(
 
 
 def real_flakes(rng: np.random.Generator, shape: tuple[int, int], masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Opacity of a random cut of one real snow mask, float32 (H, W) in [0, 1): turned, mirrored, tiled where too small.
+    """Opacity of a random window of one real snow mask, float32 (H, W) in [0, 1).
 
-    Masks such as Snow100K's (Liu et al., IEEE TIP 2018) are grey pictures of snow on black: brightness is opacity.
+    Masks such as Snow100K's (Liu et al., IEEE TIP 2018) are grey pictures of snow on black: brightness is opacity. The
+    window is scaled by 0.7 to 1.4 and mirrored, not turned, since snow falls; a mask too small for it is continued by
+    its mirror image.
+
+    Args:
+        rng: source of every random number.
+        shape: (H, W).
+        masks: uint8 (h, w, 3), at least one.
     """
-    mask = np.asarray(masks[rng.integers(len(masks))][..., 1])
-    mask = np.rot90(mask, k=int(rng.integers(4)))
-    mask = mask[:, ::-1] if rng.random() < 0.5 else mask
-    short = [(0, max(0, need - side)) for need, side in zip(shape, mask.shape, strict=True)]
-    mask = np.pad(mask, short, mode="symmetric")
-    top, left = (int(rng.integers(0, side - need + 1)) for side, need in zip(mask.shape, shape, strict=True))
-    cut = mask[top : top + shape[0], left : left + shape[1]]
-    return cut.astype(np.float32) / np.float32(256.0)
+    mask = masks[rng.integers(len(masks))][..., 1]
+    scale = np.exp(rng.uniform(np.log(0.7), np.log(1.4)))
+    window = [int(np.ceil(side / scale)) for side in shape]
+    mask = np.pad(mask, [(0, max(0, n - side)) for n, side in zip(window, mask.shape, strict=True)], mode="symmetric")
+    top, left = (int(rng.integers(0, side - n + 1)) for n, side in zip(window, mask.shape, strict=True))
+    up, right = (1 - 2 * rng.integers(0, 2, 2)).tolist()
+    cut = mask[top : top + window[0], left : left + window[1]][::up, ::right]
+    scaled = Image.fromarray(np.ascontiguousarray(cut)).resize(shape[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(scaled, np.float32) / np.float32(256.0)
 
 
 def _desnow(image: np.ndarray, rng: np.random.Generator, settings: Any, masks: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """Flakes, then the veil of the snow too far to be told apart (JSTASR, Chen et al., ECCV 2020)."""
+    """Flakes, drawn and real, one over the other; then the veil of far snow (JSTASR, Chen et al., ECCV 2020)."""
     flakes = snow_flakes(rng, image.shape[:2], settings)
     if len(masks):
-        flakes = 1 - (1 - flakes) * (1 - real_flakes(rng, image.shape[:2], masks))
+        flakes += (1 - flakes) * real_flakes(rng, image.shape[:2], masks)
     return _veiled(image, flakes, _draw(rng, settings.veil), rng.uniform(0.75, 0.9))
 
 
@@ -399,3 +407,5 @@ _BLUR_RAIN_AND_HAZE: dict[str, Callable[[np.ndarray, np.random.Generator, Any], 
     "derain": _derain,
     "dehaze": _dehaze,
 }
+SYNTHETIC: tuple[str, ...] = ("denoise", *_BLUR_RAIN_AND_HAZE, "desnow")
+"""The tasks whose damage can be made here; a task of one's own comes as real pairs."""

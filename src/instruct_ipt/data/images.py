@@ -30,12 +30,16 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_image(path: Path) -> np.ndarray:
     """Any file that Pillow reads, as uint8 (H, W, 3) RGB in [0, 255].
 
-    Grey is replicated, a palette is looked up, alpha is laid over white, 16 bits are rounded to 8.
+    Grey is replicated, a palette is looked up, alpha is laid over white. Of 16 bits, grey is rounded to 8 and colour
+    loses its low byte (Pillow's way, at most one level from rounding).
 
     Raises:
-        InputError: there is no such file, it is not an image, is damaged, or has more than :data:`MAX_PIXELS`.
+        InputError: there is no such file, it is not an image, is damaged, has more than :data:`MAX_PIXELS`, or holds
+            floating-point values, whose range only their maker knows.
     """
     with _opened(path) as image:
+        if image.mode == "F":
+            raise InputError(f"{path} holds floating-point values; save it with 8 or 16 bits per channel")
         try:
             return np.asarray(_to_rgb(image))
         except (OSError, ValueError, SyntaxError, EOFError) as error:

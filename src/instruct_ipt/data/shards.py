@@ -10,10 +10,11 @@ work. Kinds: ``clean`` (for our damage), ``input`` and ``target`` (a real pair, 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,42 +22,61 @@ from instruct_ipt.errors import InputError
 
 COLUMNS = ("name", "dataset", "task", "kind", "file", "offset", "height", "width")
 SHARD_BYTES = 256 * 2**20
+Place = tuple[str, int, int, int]  # file, offset in bytes, height, width
 
 
 class ShardWriter:
-    """Context that writes shards into ``folder``; the index, written last, is what makes them valid.
+    """Context that writes shards into ``folder``; they get their names once all is written, the index last.
 
     Args:
-        folder: made if it is missing; must hold no shards.
-        shard_bytes: a new file begins once the last one has reached this size.
+        folder: made if it is missing.
+        shard_bytes: size that no file exceeds, unless a single image does.
+
+    Raises:
+        InputError: the folder holds shards already.
     """
 
     def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
         self._rows: list[tuple[Any, ...]] = []
-        self._number, self._offset, self._stream = -1, 0, None
+        self._files: list[str] = []
+        self._stream: IO[bytes] | None = None
+        self._offset = 0
 
     def __enter__(self) -> ShardWriter:
+        if (self.folder / "index.csv").exists() or any(self.folder.glob("shard-*.bin")):
+            raise InputError(f"{self.folder} holds shards already; remove that folder, or write to another")
         self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
-        if kind is None:
-            with (self.folder / "index.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(COLUMNS)
-                writer.writerows(self._rows)
+        if kind is not None:
+            for file in self._files:
+                self._temporary(file).unlink()
+            return
+        with self._temporary("index.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(self._rows)
+        for file in (*self._files, "index.csv"):
+            os.replace(self._temporary(file), self.folder / file)
 
     def add_clean(self, name: str, dataset: str, image: np.ndarray) -> None:
         """A clean image, uint8 (H, W, 3), for our own damage."""
         self._add(name, dataset, "", "clean", image)
 
     def add_pair(self, name: str, dataset: str, task: str, given: np.ndarray, target: np.ndarray) -> None:
-        """A real pair of one task, uint8 (H, W, 3) each, of one size."""
+        """A real pair of one task: degraded input and its target, uint8 (H, W, 3) each.
+
+        Raises:
+            InputError: they differ in size.
+        """
         if given.shape != target.shape:
-            raise InputError(f"{dataset}/{name}: input {given.shape} and target {target.shape} differ in size")
+            raise InputError(
+                f"{dataset}/{name}: input {given.shape} and target {target.shape} differ in size; a pair needs one"
+            )
         self._add(name, dataset, task, "input", given)
         self._add(name, dataset, task, "target", target)
 
@@ -65,75 +85,92 @@ class ShardWriter:
         self._add(name, dataset, "desnow", "mask", image)
 
     def _add(self, name: str, dataset: str, task: str, kind: str, image: np.ndarray) -> None:
-        if self._stream is None or self._offset >= self.shard_bytes:
-            if self._stream is not None:
-                self._stream.close()
-            self._number, self._offset = self._number + 1, 0
-            self._stream = (self.folder / f"shard-{self._number:03d}.bin").open("wb")
-        height, width = image.shape[:2]
-        file = f"shard-{self._number:03d}.bin"
-        self._rows.append((name, dataset, task, kind, file, self._offset, height, width))
-        self._stream.write(np.ascontiguousarray(image, np.uint8).data)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"{dataset}/{name}: {image.dtype} of shape {image.shape}; give uint8 of shape (H, W, 3)")
+        if self._stream is None or self._offset and self._offset + image.size > self.shard_bytes:
+            self._next_file()
+        assert self._stream is not None
+        self._rows.append((name, dataset, task, kind, self._files[-1], self._offset, *image.shape[:2]))
+        self._stream.write(np.ascontiguousarray(image).data)
         self._offset += image.size
 
+    def _next_file(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._files.append(f"shard-{len(self._files):03d}.bin")
+        self._stream, self._offset = self._temporary(self._files[-1]).open("wb"), 0
 
-@dataclass(frozen=True)
+    def _temporary(self, file: str) -> Path:
+        return self.folder / f".{file}.tmp"
+
+
 class Images(Sequence[np.ndarray]):
-    """Images of the shards, as read-only views uint8 (H, W, 3) that are mapped on first use.
+    """Images of the shards, as read-only views uint8 (H, W, 3); a file is mapped when its first image is asked for.
 
-    Pickles as paths and offsets, so that a worker process maps the files itself.
+    Pickles as file names and offsets, so that a worker process maps the files itself.
+
+    Attributes:
+        sizes: (height, width) of every image, known without touching a pixel.
     """
 
-    places: tuple[tuple[Path, int, int, int], ...]
+    def __init__(self, folder: Path, places: Sequence[Place]) -> None:
+        self._folder, self._places = folder, tuple(places)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
-        path, offset, height, width = self.places[index]
-        # One map per image and not per file: the arrays are independent and cost nothing until they are read.
-        return np.memmap(path, np.uint8, "r", offset, (height, width, 3))
+        file, offset, height, width = self._places[index]
+        if file not in self._maps:
+            self._maps[file] = np.asarray(np.memmap(self._folder / file, np.uint8, "r"))
+        return self._maps[file][offset : offset + height * width * 3].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Images, (self._folder, self._places)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of every image, without touching a pixel."""
-        return [(height, width) for _, _, height, width in self.places]
+        return [(height, width) for _, _, height, width in self._places]
+
+    @cached_property
+    def _maps(self) -> dict[str, np.ndarray]:
+        return {}
 
 
-@dataclass(frozen=True)
 class Pairs(Sequence[tuple[np.ndarray, np.ndarray]]):
-    """Real pairs: (input, target) views of one size."""
+    """Real pairs: (input, target) views of one size.
 
-    inputs: Images
-    targets: Images
+    Attributes:
+        sizes: (height, width) of every pair.
+    """
+
+    def __init__(self, inputs: Images, targets: Images) -> None:
+        self._inputs, self._targets, self.sizes = inputs, targets, inputs.sizes
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self._inputs)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.inputs[index], self.targets[index]
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of every pair."""
-        return self.inputs.sizes
+        return self._inputs[index], self._targets[index]
 
 
 class Shards:
     """The read side.
 
     Raises:
-        InputError: the index is missing, or a shard is shorter than it says.
+        InputError: the index is missing or not one of ours, or a shard is shorter than it says.
     """
 
     def __init__(self, folder: Path) -> None:
-        index = folder / "index.csv"
+        self.folder, index = folder, folder / "index.csv"
         try:
             with index.open(newline="", encoding="utf-8") as stream:
-                self._rows = list(csv.DictReader(stream))
+                rows = list(csv.DictReader(stream))
+            self._rows = [(row["kind"], row["task"], _place(row)) for row in rows]
         except FileNotFoundError:
             raise InputError(f"{index} does not exist; `dvc repro prepare` makes it") from None
-        self.folder = folder
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{index} is damaged; `dvc repro --force --single-item prepare` makes it anew") from None
         self._check()
 
     def clean(self) -> Images:
@@ -141,7 +178,7 @@ class Shards:
         return self._images("clean")
 
     def pairs(self, task: str) -> Pairs:
-        """The real pairs of ``task``; empty when it has none."""
+        """The real pairs of ``task``, in the order in which they were written; empty when it has none."""
         return Pairs(self._images("input", task), self._images("target", task))
 
     def masks(self) -> Images:
@@ -149,18 +186,19 @@ class Shards:
         return self._images("mask")
 
     def _images(self, kind: str, task: str | None = None) -> Images:
-        rows = (row for row in self._rows if row["kind"] == kind and task in (None, row["task"]))
-        return Images(tuple(self._place(row) for row in rows))
-
-    def _place(self, row: dict[str, str]) -> tuple[Path, int, int, int]:
-        return self.folder / row["file"], int(row["offset"]), int(row["height"]), int(row["width"])
+        return Images(self.folder, [place for k, t, place in self._rows if k == kind and task in (None, t)])
 
     def _check(self) -> None:
-        ends: dict[Path, int] = {}
-        for path, offset, height, width in map(self._place, self._rows):
-            ends[path] = max(ends.get(path, 0), offset + height * width * 3)
-        for path, end in ends.items():
+        ends: dict[str, int] = {}
+        for _, _, (file, offset, height, width) in self._rows:
+            ends[file] = max(ends.get(file, 0), offset + height * width * 3)
+        for file, end in ends.items():
+            path = self.folder / file
             if not path.is_file() or path.stat().st_size < end:
                 raise InputError(
                     f"{path} is missing or cut short; `dvc repro --force --single-item prepare` makes it anew"
                 )
+
+
+def _place(row: dict[str, str]) -> Place:
+    return row["file"], int(row["offset"]), int(row["height"]), int(row["width"])

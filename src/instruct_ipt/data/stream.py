@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from instruct_ipt.data.degradations import degrade
+from instruct_ipt.data.degradations import SYNTHETIC, degrade
 from instruct_ipt.data.images import to_float
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 
 Plan = Sequence[tuple[int, int, Mapping[str, int]]]
+_KILLED = (
+    "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
+    "in params.yaml (0 needs no process) and start again: training resumes where it was"
+)
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,16 @@ class PatchStream:
     """Random patches: of clean images, damaged on the fly, and of real pairs.
 
     Args:
-        images: clean images, uint8 (H, W, 3).
+        images: clean images, uint8 (H, W, 3), for our own damage; may be empty where every task has pairs.
         settings: the `degradation` section of the parameters.
         seed: seed of the whole stream.
         pairs: task -> real pairs (input, target), uint8 (H, W, 3), of one size.
         masks: real snow masks, uint8 (H, W, 3).
-        real_share: probability that a sample is a real pair, for tasks that have any.
+        real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any. A task whose damage we
+            cannot make (one of a user's own), or a stream without clean images, gives real pairs only.
 
     Raises:
-        InputError: there is no clean image.
+        InputError: there is neither a clean image nor a pair.
     """
 
     def __init__(
@@ -55,19 +61,24 @@ class PatchStream:
         images: Sequence[np.ndarray],
         settings: Any,
         seed: int,
-        pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] | None = None,
+        pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] = MappingProxyType({}),
         masks: Sequence[np.ndarray] = (),
         real_share: float = 0.5,
     ) -> None:
-        if not len(images):
-            raise InputError("no training image: data/prepared/train is empty; `dvc repro prepare` makes it")
         self._images, self._settings, self._seed = images, settings, seed
-        self._pairs, self._masks, self._real_share = dict(pairs or {}), masks, real_share
-        self._share = _shares(sizes_of(images))
-        self._pair_share = {task: _shares(sizes_of(found)) for task, found in self._pairs.items()}
+        self._pairs = {task: found for task, found in pairs.items() if len(found)}
+        self._masks, self._real_share = masks, real_share
+        if not len(images) and not self._pairs:
+            raise InputError("no training image: data/prepared/train is empty; `dvc repro prepare` makes it")
+        self._share = _shares(images)
+        self._pair_share = {task: _shares(found) for task, found in self._pairs.items()}
 
     def batch(self, step: int, patch: int, counts: Mapping[str, int]) -> Batch:
-        """The batch of training step ``step``: ``counts[task]`` patches of ``patch`` x ``patch`` pixels per task."""
+        """The batch of training step ``step``: ``counts[task]`` patches of ``patch`` x ``patch`` pixels per task.
+
+        Raises:
+            InputError: a task has no pairs, and there is no clean image to damage, or we do not know how.
+        """
         inputs, targets, tasks = [], [], []
         for task, count in counts.items():
             index = TASKS.index(task)
@@ -80,9 +91,13 @@ class PatchStream:
         return Batch(np.stack(inputs), np.stack(targets), np.asarray(tasks, dtype=np.int64))
 
     def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        # A task without real pairs draws no number here, so that adding pairs to one task leaves the others' stream.
-        if task in self._pairs and rng.random() < self._real_share:
-            return self._real(task, rng, size)
+        synthetic = task in SYNTHETIC and len(self._images) > 0
+        if task in self._pairs:
+            # Only such a task draws this number: pairs of one task leave the stream of the others as it was.
+            if not synthetic or rng.random() < self._real_share:
+                return self._real(task, rng, size)
+        elif not synthetic:
+            raise InputError(_nothing_for(task))
         image = self._images[rng.choice(len(self._images), p=self._share)]
         (crop,) = _crop(rng, size, image)
         # A shuffle of the colour channels: few photographs, many patches.
@@ -90,21 +105,27 @@ class PatchStream:
         return degrade(task, clean, rng, self._settings, masks=self._masks), clean
 
     def _real(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """A patch of a real pair. Its colours stay: haze and rain have a colour of their own that is worth learning."""
+        """A patch of a real pair. Its colours stay: real haze, rain and snow have one of their own to be learnt."""
         pairs = self._pairs[task]
         given, target = _crop(rng, size, *pairs[rng.choice(len(pairs), p=self._pair_share[task])])
         return to_float(np.ascontiguousarray(given)), to_float(np.ascontiguousarray(target))
 
 
-def sizes_of(images: Any) -> list[tuple[int, int]]:
-    """(height, width) of images or of pairs, without reading pixels where the sequence knows them."""
-    if hasattr(images, "sizes"):
-        return list(images.sizes)
-    return [(item[0] if isinstance(item, tuple) else item).shape[:2] for item in images]
+def _nothing_for(task: str) -> str:
+    if task in SYNTHETIC:
+        return f"data/prepared/train has neither clean images nor pairs for {task}; `ipt data list` says what to fetch"
+    return f"there is no pair for {task}, and no damage of ours; give pairs: `ipt data add NAME --task {task} ...`"
 
 
-def _shares(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Larger images hold more distinct patches; the root keeps one photograph from drowning the small ones."""
+def _shares(images: Sequence[Any]) -> np.ndarray:
+    """Probability of each image or pair.
+
+    Larger images hold more distinct patches; the root keeps one photograph from drowning the small ones.
+    """
+    # Shards know their sizes: thousands of them need not be opened for it.
+    sizes = getattr(images, "sizes", None)
+    if sizes is None:
+        sizes = [(item[0] if isinstance(item, tuple) else item).shape[:2] for item in images]
     weights = np.sqrt([height * width for height, width in sizes])
     return weights / weights.sum()
 
@@ -131,7 +152,7 @@ def prefetch(stream: PatchStream, plan: Plan, workers: int = 0) -> Iterator[Batc
         workers: 0 makes them in one thread of this process, N >= 1 in N processes. The batches are the same.
 
     Raises:
-        InputError: a worker process died (mostly: the system ran out of memory and killed it).
+        InputError: a worker process died (mostly: the system ran out of memory and killed it), or met one itself.
     """
     yield from _by_processes(stream, plan, workers) if workers else _by_thread(stream, plan)
 
@@ -156,36 +177,42 @@ class _Planned:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batch = self.stream.batch(*self.plan[position])
-        return batch.input, batch.target, batch.task
+    def __getitem__(self, position: int) -> Any:
+        import torch
+
+        # Tensors travel between processes through shared memory, arrays would be copied through a pipe.
+        try:
+            batch = self.stream.batch(*self.plan[position])
+            return [torch.from_numpy(part) for part in (batch.input, batch.target, batch.task)]
+        except InputError as error:
+            return error  # raised there, it would arrive with a traceback in its message
 
 
 def _by_processes(stream: PatchStream, plan: Plan, workers: int) -> Iterator[Batch]:
     import torch
     from torch.utils.data import DataLoader
 
-    # Tensors travel between processes through shared memory, arrays would be pickled.
     loader: DataLoader[Any] = DataLoader(
         _Planned(stream, plan),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(workers, max(1, len(plan))),
-        collate_fn=_to_tensors,
-        worker_init_fn=lambda _: torch.set_num_threads(1),
+        collate_fn=_as_is,
+        generator=torch.Generator(),  # else it would draw from the global one, and the worker count would matter
     )
-    try:
-        for parts in loader:
+    # From a thread: in the main one torch would raise a worker's death by signal, in whatever line is running then.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        batches = pool.submit(iter, loader).result()
+        for _ in range(len(plan)):
+            try:
+                parts = pool.submit(next, batches).result()
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker (pid"):
+                    raise
+                raise InputError(_KILLED) from error
+            if isinstance(parts, InputError):
+                raise parts
             yield Batch(*(part.numpy() for part in parts))
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            f"a process that makes batches was killed ({' '.join(str(error).split())[:120]}); most often memory ran "
-            "out: lower training.workers or training.batch_per_task in params.yaml; training resumes where it was"
-        ) from error
 
 
-def _to_tensors(parts: tuple[np.ndarray, ...]) -> list[Any]:
-    import torch
-
-    return [torch.from_numpy(part) for part in parts]
+def _as_is(item: Any) -> Any:
+    return item
