@@ -60,8 +60,9 @@ def test_status_on_a_fresh_clone_says_what_is_missing(workspace):
 def test_gains_are_read_from_the_benchmark(tmp_path):
     path = tmp_path / "benchmark.csv"
     path.write_text(
-        "method,task,dataset,psnr,psnr_input\ninput,denoise,bundled-sigma25,20,20\n"
-        "modulation,denoise,bundled-sigma25,28.5,20\nmodulation,derain,bundled,23,21\n",
+        "method,task,dataset,protocol,psnr,psnr_input\ninput,denoise,bundled-sigma25,rgb,20,20\n"
+        "modulation,denoise,bundled-sigma25,rgb,28.5,20\nmodulation,derain,bundled,rgb,23,21\n"
+        "modulation,denoise,bundled-sigma25,y-limited,33,25\n",
         encoding="utf-8",
     )
     assert gains(path) == {"denoise 25": {"modulation": 8.5}, "derain": {"modulation": 2.0}}
@@ -71,3 +72,13 @@ def test_gains_are_read_from_the_benchmark(tmp_path):
 
 def test_the_schema_and_the_backbone_name_the_same_weight_groups():
     assert set(params.GROUPS) == set(WEIGHT_GROUPS)
+
+
+def test_a_task_with_several_sets_shows_each(tmp_path):
+    path = tmp_path / "benchmark.csv"
+    path.write_text(
+        "method,task,dataset,protocol,psnr,psnr_input\nmodulation,deblur,GoPro_test,rgb,26,25\n"
+        "modulation,deblur,Levin09,rgb,24,22\nmodulation,denoise,CBSD68-sigma25,rgb,28,20\n",
+        encoding="utf-8",
+    )
+    assert list(gains(path)) == ["deblur GoPro_test", "deblur Levin09", "denoise 25"]

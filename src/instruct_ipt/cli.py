@@ -33,7 +33,7 @@ def _add_stage(name: str, text: str) -> None:
     app.command(name.replace("_", "-"), help=text, rich_help_panel="Stages of the replication")(command)
 
 
-app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_data.app, name="data", short_help="Fetch, verify, list and add image sets.")
 
 for _stage in STAGES.values():
     _add_stage(_stage.name, _stage.help)

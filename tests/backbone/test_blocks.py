@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 
 import pytest
@@ -61,9 +63,33 @@ def test_focal_attention_sees_exactly_the_real_pixels_of_each_window(shifted: bo
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-8)
 
 
-def _spatial_attention(tokens: Tensor, layer: GlobalGridSelfAttention) -> Tensor:
-    """Tokens (L, C) of one group -> (L, C)."""
-    q, k, v = (tokens @ layer.qkv.weight.T).chunk(3, dim=1)
+@pytest.mark.parametrize(("channels", "heads", "window"), [(6, 2, 4), (16, 1, 8), (8, 4, 4)])
+def test_the_inference_form_of_focal_attention_is_the_same_function(channels: int, heads: int, window: int) -> None:
+    layer = _randomised(FocalContextSelfAttention(channels, heads, window, shifted=True), 1)
+    x = _image(2, 13, 10, channels)
+    expected = layer(x)
+    layer.fold()
+    assert 2 * channels <= window**2
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10)
+    single = copy.deepcopy(layer).float()
+    torch.testing.assert_close(single(x.float()), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_inference_form_survives_channels_that_are_zero() -> None:
+    layer = FocalContextSelfAttention(8, 2, 4, shifted=False)
+    with torch.no_grad():
+        layer.qkv.weight[:4] = 0.0
+    x = _image(1, 8, 8, 8).float()
+    x[:, :4] = 0.0
+    expected = layer(x)
+    layer.fold()
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
+
+
+def _spatial_attention(tokens: Tensor, answering: Tensor, layer: GlobalGridSelfAttention) -> Tensor:
+    """Tokens (L, C) that ask and (M, C) that answer -> (L, C)."""
+    wq, wk, wv = layer.qkv.weight.chunk(3)
+    q, k, v = tokens @ wq.T, answering @ wk.T, answering @ wv.T
     depth = q.shape[1] // layer.heads
     heads = []
     for head in range(layer.heads):
@@ -76,41 +102,55 @@ def _spatial_attention(tokens: Tensor, layer: GlobalGridSelfAttention) -> Tensor
 
 
 def _grid_attention(x: Tensor, layer: GlobalGridSelfAttention) -> Tensor:
-    """Brute force on one (H, W, C) map: clamp coordinates into the map, loop over chunks and offsets."""
-    s, g = layer.stride, layer.grid
-    sizes = []
-    for size in x.shape[:2]:
-        windows = math.ceil(size / s)
-        chunks = math.ceil(windows / g)
-        sizes.append((chunks, math.ceil(windows / chunks)))
-    (rows, down), (columns, across) = sizes
+    """Brute force on one (H, W, C) map: loop over offsets, clamp coordinates into the map."""
+    s = layer.stride
+    windows = [math.ceil(size / s) for size in x.shape[:2]]
+    # The middles of `count` equal parts.
+    answering = [
+        [math.floor((i + 0.5) * n / count) for i in range(count)] for n in windows for count in [min(n, layer.grid)]
+    ]
     out = torch.full_like(x, float("nan"))
-    for row, column, dy, dx in torch.cartesian_prod(*(torch.arange(n) for n in (rows, columns, s, s))).tolist():
-        places = [
-            ((row * down + i) * s + dy, (column * across + j) * s + dx) for i in range(down) for j in range(across)
-        ]
-        tokens = torch.stack([x[min(i, x.shape[0] - 1), min(j, x.shape[1] - 1)] for i, j in places])
-        for (i, j), value in zip(places, _spatial_attention(tokens, layer), strict=True):
-            if i < x.shape[0] and j < x.shape[1]:
-                out[i, j] = value
+    for dy, dx in itertools.product(range(s), repeat=2):
+
+        def token(i: int, j: int, dy: int = dy, dx: int = dx) -> Tensor:
+            return x[min(i * s + dy, x.shape[0] - 1), min(j * s + dx, x.shape[1] - 1)]
+
+        places = list(itertools.product(range(windows[0]), range(windows[1])))
+        asks = torch.stack([token(i, j) for i, j in places])
+        answers = torch.stack([token(i, j) for i, j in itertools.product(*answering)])
+        for (i, j), value in zip(places, _spatial_attention(asks, answers, layer), strict=True):
+            if i * s + dy < x.shape[0] and j * s + dx < x.shape[1]:
+                out[i * s + dy, j * s + dx] = value
     return out
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (13, 18), (1, 1), (3, 25)])
-def test_grid_attention_equals_brute_force_over_chunks(height: int, width: int) -> None:
-    layer = _randomised(GlobalGridSelfAttention(6, heads=2, stride=2, grid=4), 2)
+def test_grid_attention_equals_brute_force_over_offsets(height: int, width: int, heads: int) -> None:
+    layer = _randomised(GlobalGridSelfAttention(6, heads=heads, stride=2, grid=4), 2)
     x = _image(2, height, width, 6)
     expected = torch.stack([_grid_attention(sample, layer) for sample in x])
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10)
 
 
-def test_grid_attention_splits_a_large_map_in_independent_chunks() -> None:
+@pytest.mark.parametrize("size", [8, 16, 40, 64])
+def test_grid_attention_shows_no_border_on_a_smooth_map_of_any_size(size: int) -> None:
     layer = _randomised(GlobalGridSelfAttention(6, heads=2, stride=2, grid=4), 2)
-    x = _image(1, 16, 8, 6)
+    ramp = torch.linspace(0, 1, size, dtype=torch.float64)
+    directions = _image(2, 6)
+    out = layer((ramp[:, None, None] * directions[0] + ramp[None, :, None] * directions[1])[None])
+    for axis in (1, 2):
+        steps = out.diff(dim=axis).abs().mean(dim=(0, 3 - axis, 3))
+        # Independent chunks of 8 pixels give steps of 7 times the median at their borders.
+        assert steps.max() < 1.5 * steps.median()
+
+
+def test_the_far_end_of_a_large_map_reaches_every_pixel() -> None:
+    layer = _randomised(GlobalGridSelfAttention(6, heads=2, stride=2, grid=4), 2)
+    x = _image(1, 32, 8, 6)
     changed = x.clone()
-    changed[:, 8:] += 1.0
-    assert torch.equal(layer(x)[:, :8], layer(changed)[:, :8])
-    assert not torch.allclose(layer(x)[:, 8:], layer(changed)[:, 8:])
+    changed[:, 24:] += 1.0
+    assert not torch.isclose(layer(x)[:, :24], layer(changed)[:, :24]).all(dim=-1).any()
 
 
 def test_logit_scale_is_capped_at_one_hundred() -> None:
@@ -122,6 +162,19 @@ def test_logit_scale_is_capped_at_one_hundred() -> None:
             layer.logit_scale.fill_(value)
         outputs.append(layer(x))
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (6, 7), (40, 33)])
+def test_the_merged_kernel_equals_separate_branches_to_1e_6_in_single_precision(size: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    layer = RepDepthwise(5)
+    x = _image(2, *size, 5).float()
+    image = x.permute(0, 3, 1, 2)
+    branches = [layer.weight, layer.weight3, layer.weight1]
+    apart = sum((F.conv2d(image, k, padding=k.shape[-1] // 2, groups=5) for k in branches), image)
+    layer.fold()
+    difference = (layer(x).permute(0, 3, 1, 2) - apart).abs().max()
+    assert difference <= 1e-6 * apart.abs().max()
 
 
 def test_depthwise_is_the_sum_of_its_branches_before_and_after_folding() -> None:

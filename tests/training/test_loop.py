@@ -11,7 +11,7 @@ import torch
 
 from instruct_ipt.modulation import RankRule
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.training.build import build_film, build_modulation, build_shared, cost
+from instruct_ipt.training.build import build_modulation, build_rival, build_shared, cost
 from instruct_ipt.training.checkpoint import Checkpoints, load_weights, save_weights
 from instruct_ipt.training.loop import MAX_SKIPPED, Trainer, swapped, write_history
 from instruct_ipt.training.losses import restoration_loss
@@ -30,7 +30,7 @@ def model(kind: str = "modulation"):
     if kind == "shared":
         return build_shared("tiny", 0)
     modulation = build_modulation("tiny", 0, GROUPS, RankRule("constant", 2))
-    return modulation if kind == "modulation" else build_film("tiny", 0, modulation.added_parameters())
+    return modulation if kind == "modulation" else build_rival("film", "tiny", 0, modulation.added_parameters())
 
 
 def validate(network):

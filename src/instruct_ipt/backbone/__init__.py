@@ -9,18 +9,27 @@ from .blocks import (
     RepDepthwise,
     TransformerBlock,
 )
-from .presets import PRESETS, BackboneConfig, build_backbone
-from .unet import WEIGHT_GROUPS, UNet
+from .naf import NafBlock, NafNet
+from .presets import KINDS, NAF_PRESETS, PRESETS, BackboneConfig, NafConfig, UShapeConfig, build_backbone
+from .unet import UNet
+from .ushape import WEIGHT_GROUPS, UShape
 
 __all__ = [
+    "KINDS",
+    "NAF_PRESETS",
     "PRESETS",
     "WEIGHT_GROUPS",
     "BackboneConfig",
     "FocalContextSelfAttention",
     "GlobalGridSelfAttention",
     "LocallyEnhancedFeedForward",
+    "NafBlock",
+    "NafConfig",
+    "NafNet",
     "RepDepthwise",
     "TransformerBlock",
     "UNet",
+    "UShape",
+    "UShapeConfig",
     "build_backbone",
 ]

@@ -22,14 +22,9 @@ _EPS = 1e-6
 _MAX_LOGIT_SCALE = math.log(100.0)
 
 
-def _project(tokens: Tensor, qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (B, L, C) and stacked weights (3 C, C) -> q, k, v, each (B, heads, L, C / heads).
-
-    Three products and not one: splitting one result makes the backward pass join three gradients in a copy.
-    """
-    shape = (*tokens.shape[:2], heads, tokens.shape[2] // heads)
-    q, k, v = (F.linear(tokens, weight).view(shape).transpose(1, 2) for weight in qkv.chunk(3))
-    return q, k, v
+def _heads(tokens: Tensor, weight: Tensor, heads: int) -> Tensor:
+    """Tokens (B, L, C) through a weight (C, C), split in heads: (B, heads, L, C / heads)."""
+    return F.linear(tokens, weight).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class FocalContextSelfAttention(nn.Module):
@@ -56,6 +51,7 @@ class FocalContextSelfAttention(nn.Module):
         super().__init__()
         self.heads, self.window = heads, window
         self.shift = window // 2 if shifted else 0
+        self.folded = False
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.proj = nn.Linear(channels, channels)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
@@ -69,29 +65,50 @@ class FocalContextSelfAttention(nn.Module):
             x = F.pad(x, (0, 0, top, right, top, bottom))
         rows, columns = x.shape[1] // w, x.shape[2] // w
         windows = x.reshape(n, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
-        mixed = self.proj(self._attend(windows))
+        # Measured: below this width the maps of a window are so much smaller than its tokens that this way wins.
+        small = self.folded and 2 * channels <= w * w
+        mixed = self._attend_by_gram(windows) if small else self.proj(self._attend(windows))
         x = mixed.view(n, rows, columns, w, w, channels).transpose(2, 3).reshape(n, rows * w, columns * w, channels)
         return x[:, top : top + height, top : top + width] if padded else x
 
     def _attend(self, windows: Tensor) -> Tensor:
         """Channel attention of (B, L, C) windows -> (B, L, C)."""
         b, length, channels = windows.shape
-        q, k, v = _project(windows, self.qkv.weight, self.heads)
+        # Three products and not one: splitting one result makes the backward pass join three gradients in a copy.
+        q, k, v = (_heads(windows, weight, self.heads) for weight in self.qkv.weight.chunk(3))
         # Normalising the small map instead of q and k saves passes over all tokens.
         q_unit, k_unit = ((t.square().sum(dim=2) + _EPS).rsqrt() for t in (q, k))
         cosine = (q.transpose(2, 3) @ k) * (q_unit[..., None] * self.temperature) * k_unit[..., None, :]
         return (v @ cosine.softmax(dim=-1).transpose(2, 3)).transpose(1, 2).reshape(b, length, channels)
 
+    def _attend_by_gram(self, windows: Tensor) -> Tensor:
+        """proj(_attend(windows)) without q, k or v: all of it is one map per window, made from the map x^T x.
 
-def grid_chunks(size: int, stride: int, grid: int) -> tuple[int, int]:
-    """Split one axis for grid attention: `size` pixels -> (number of chunks, stride windows per chunk).
+        With G = x^T x of a window: q^T k = Wq G Wk^T, |q_i|^2 = (Wq G Wq^T)_ii, and proj(v A^T) = x (Wp A Wv)^T. Reads
+        the tokens twice and writes them once. For inference only: G squares the spread of the features, which bf16
+        training would feel.
+        """
+        b, _, channels = windows.shape
+        depth = channels // self.heads
+        weight = self.qkv.weight
+        mapped = F.linear(windows.transpose(1, 2) @ windows, weight[: 2 * channels])
+        squares = (mapped * weight[: 2 * channels].T).sum(dim=1).clamp(min=0)
+        q_unit, k_unit = (squares + _EPS).rsqrt().view(b, 2, self.heads, depth).unbind(1)
+        wk, wv = (weight[i * channels : (i + 1) * channels].view(self.heads, depth, channels) for i in (1, 2))
+        q = mapped[..., :channels].view(b, channels, self.heads, depth).permute(0, 2, 3, 1)
+        cosine = (q @ wk.transpose(1, 2)) * (q_unit[..., None] * self.temperature) * k_unit[..., None, :]
+        values = (cosine.softmax(dim=-1) @ wv).view(b, channels, channels)
+        return torch.baddbmm(self.proj.bias, windows, F.linear(values.transpose(1, 2), self.proj.weight))
 
-    ceil(size / stride) windows are split into the fewest equal chunks of at most `grid` windows each. The product
-    chunks * windows * stride is >= size; the excess is what replicate padding has to fill.
-    """
-    windows = -(-size // stride)
-    chunks = -(-windows // grid)
-    return chunks, -(-windows // chunks)
+    def fold(self) -> None:
+        """Choose the form that is faster for inference. No parameter changes."""
+        self.folded = True
+
+
+def spread(size: int, most: int, device: torch.device | None = None) -> Tensor:
+    """At most `most` indices out of range(size), int64 and evenly spaced: all of them when there are no more."""
+    count = min(size, most)
+    return (2 * torch.arange(count, device=device) + 1) * size // (2 * count)
 
 
 def replicate_pad(x: Tensor, height: int, width: int) -> Tensor:
@@ -103,23 +120,29 @@ def replicate_pad(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
+def _inverse_rms(x: Tensor) -> Tensor:
+    """1 / root mean square of the vectors (..., d) -> (..., 1). One pass, where `F.rms_norm` takes three on a CPU."""
+    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + _EPS).rsqrt()
+
+
 class GlobalGridSelfAttention(nn.Module):
     """Spatial self-attention over tokens gathered on a grid (GGSA): (N, H, W, C) -> (N, H, W, C).
 
     The map is cut in stride x stride windows; one token of the same offset from each window forms a group, and
-    attention runs inside a group. A group holds at most grid x grid tokens: a training patch is one chunk and is seen
-    whole, a large image is split in equal chunks, so that the cost stays linear in the pixels and the context of a
-    pixel stays bounded. Windows missing for equal chunks repeat the border features; they take part as ordinary tokens,
-    without a mask.
+    attention runs inside a group. A map of at most stride * grid pixels per axis, such as a training patch, is attended
+    in full. On a larger one all tokens of a group ask and grid x grid of them, evenly spread over the map, answer: the
+    cost stays linear in the pixels, every pixel sees the whole image, and neighbours are answered by neighbours, so
+    that no border between parts of the image can show. Pixels missing for whole windows repeat the border features;
+    they take part as ordinary tokens, without a mask.
 
     Cosine attention with a learnable logit scale per head, log scale starting at log 10 and capped at log 100, as in
-    U-DiT (Tian et al. 2024, arXiv 2405.02730). Stride, grid and the chunk rule are our own choice.
+    U-DiT (Tian et al. 2024, arXiv 2405.02730). Stride, grid and the rule for large maps are our own choice.
 
     Args:
         channels: C, a multiple of `heads`.
         heads: number of heads.
         stride: distance in pixels between the tokens of a group, >= 1.
-        grid: most tokens of a group per axis, >= 1.
+        grid: most tokens of a group per axis that answer, >= 1.
     """
 
     def __init__(self, channels: int, heads: int, stride: int, grid: int) -> None:
@@ -131,24 +154,29 @@ class GlobalGridSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
-        s = self.stride
-        (rows, down), (columns, across) = (grid_chunks(size, s, self.grid) for size in (height, width))
-        x = replicate_pad(x, rows * down * s, columns * across * s)
-        groups = x.reshape(n, rows, down, s, columns, across, s, channels).permute(0, 1, 3, 4, 6, 2, 5, 7)
-        mixed = self.proj(self._attend(groups.reshape(-1, down * across, channels)))
-        x = mixed.view(n, rows, s, columns, s, down, across, channels).permute(0, 1, 5, 2, 3, 6, 4, 7)
-        return x.reshape(n, rows * down * s, columns * across * s, channels)[:, :height, :width]
+        s, rows, columns = self.stride, -(-height // self.stride), -(-width // self.stride)
+        x = replicate_pad(x, rows * s, columns * s)
+        grids = x.reshape(n, rows, s, columns, s, channels).permute(0, 2, 4, 1, 3, 5)
+        tokens = grids.reshape(-1, rows * columns, channels)
+        answering = tokens
+        if max(rows, columns) > self.grid:
+            down, across = (spread(size, self.grid, x.device) for size in (rows, columns))
+            answering = grids[:, :, :, down[:, None], across].reshape(len(tokens), -1, channels)
+        mixed = self._attend(tokens, answering).view(n, s, s, rows, columns, channels)
+        x = mixed.permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(n, rows * s, columns * s, channels)[:, :height, :width]
 
-    def _attend(self, tokens: Tensor) -> Tensor:
-        """Cosine attention of (B, L, C) groups -> (B, L, C)."""
-        b, length, channels = tokens.shape
-        q, k, v = _project(tokens, self.qkv.weight, self.heads)
-        depth = q.shape[-1]
-        q, k = (F.rms_norm(t, (depth,), eps=_EPS) for t in (q, k))
-        q = q * self.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp()
-        # rms_norm leaves vectors of length sqrt(depth), hence the scale.
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=1 / depth)
-        return mixed.transpose(1, 2).reshape(b, length, channels)
+    def _attend(self, asking: Tensor, answering: Tensor) -> Tensor:
+        """Cosine attention of (B, L, C) tokens on (B, M, C) tokens, and the projection -> (B, L, C)."""
+        queries, keys, values = self.qkv.weight.chunk(3)
+        q, k, v = (_heads(*pair, self.heads) for pair in ((asking, queries), (answering, keys), (answering, values)))
+        scale = self.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp()
+        q, k = q * (_inverse_rms(q) * scale), k * _inverse_rms(k)
+        # With one head the few values can be projected before they are mixed: weights that sum to 1 keep the bias.
+        v = self.proj(v) if self.heads == 1 else v
+        # The vectors have the length sqrt(depth), hence the scale.
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1 / q.shape[-1]).transpose(1, 2).flatten(2)
+        return mixed if self.heads == 1 else self.proj(mixed)
 
 
 class RepDepthwise(nn.Module):

@@ -19,17 +19,31 @@ class TaskRows:
 
     Attributes:
         mix: float (G, T); a one-hot row selects a task, a scaled row sets the strength.
-        index: int64 (G,), the task of each row, where no row mixes two tasks; else None.
+        tasks: the task of each row, where no row mixes two tasks; else None. int64 (G,), or a slice, which saves
+            gathering, where they follow each other.
+        share: float (G,), the strength of each row's task, where one is not 1 and `tasks` is not None.
     """
 
     mix: Tensor
-    index: Tensor | None
+    tasks: Tensor | slice | None
+    share: Tensor | None
 
     @classmethod
     def of(cls, mix: Tensor, like: Tensor) -> TaskRows:
         """From (G, T) weights on the CPU, for parameters of the device and type of `like`."""
-        index = mix.argmax(1) if bool(((mix != 0).sum(1) <= 1).all()) else None
-        return cls(mix.to(like), index if index is None else index.to(like.device))
+        rows = mix.to(like)
+        if bool(((mix != 0).sum(1) > 1).any()):
+            return cls(rows, None, None)
+        index, share = mix.argmax(1), mix.sum(1)
+        first = int(index[0])
+        run = slice(first, first + len(index))
+        follow = torch.equal(index, torch.arange(run.start, run.stop))
+        return cls(rows, run if follow else index.to(like.device), None if bool((share == 1).all()) else share.to(like))
+
+    def pick(self, stack: Tensor) -> Tensor:
+        """(T, ...) per task -> (G, ...) per row, times the row's strength; only where no row mixes tasks."""
+        picked = stack[self.tasks]
+        return picked if self.share is None else picked * self.share.view(-1, *[1] * (stack.ndim - 1))
 
 
 class TaskBias(nn.Module, ABC):
@@ -70,7 +84,8 @@ class FullBias(TaskBias):
         return torch.tensordot(mix.to(self.full), self.full, dims=1)
 
     def add_to(self, weight: Tensor, rows: TaskRows) -> Tensor:
-        return weight + torch.tensordot(rows.mix, self.full, dims=1)
+        mixed = rows.tasks is None
+        return weight + (torch.tensordot(rows.mix, self.full, dims=1) if mixed else rows.pick(self.full))
 
     def delta(self, task: int) -> Tensor:
         return self.full[task]
@@ -107,11 +122,10 @@ class LowRankBias(TaskBias):
         return (up[0] @ down[0]).view(self.shape)
 
     def add_to(self, weight: Tensor, rows: TaskRows) -> Tensor:
-        if rows.index is None:
+        if rows.tasks is None:
             up, down = self._concatenated(rows.mix)
         else:
-            share = rows.mix.gather(1, rows.index[:, None])
-            up, down = self.up[rows.index] * share[:, :, None], self.down[rows.index]
+            up, down = rows.pick(self.up), self.down[rows.tasks]
         matrix = weight.reshape(1, *matrix_shape(self.shape)).expand(len(up), -1, -1)
         return torch.baddbmm(matrix, up, down).view(-1, *self.shape)
 

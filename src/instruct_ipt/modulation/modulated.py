@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from .bias import TaskBias, TaskRows, task_bias
 from .interface import TaskChoice, TaskModule, check_strength, task_mix
+from .mixed import Groups, proves_exact, run_at_once, run_in_turn
 from .rank import RankRule
 
 
@@ -32,6 +33,7 @@ class Modulated(TaskModule):
         self._names = tuple(biases)
         self._unfolded: dict[str, Tensor] = {}
         self._folded: tuple[float, ...] | None = None
+        self._proofs: dict[tuple[tuple[int, ...], bool], bool] = {}
 
     def selection(self) -> tuple[str, ...]:
         """Names of the modulated parameters of the backbone, in the backbone's order."""
@@ -44,37 +46,53 @@ class Modulated(TaskModule):
     def forward(self, x: Tensor, task: TaskChoice, strength: float = 1.0) -> Tensor:
         """Run x, (N, ...), with the weights of `task` (see `TaskChoice`); strength in [0, 1.5] scales the biases.
 
-        One pass when all samples share their task weights. Otherwise samples are regrouped by distinct task weights,
-        run once per group, and put back in order.
+        Samples are grouped by distinct task weights. One pass serves all groups where that is proven exact for this
+        network and input shape (see `one_pass`); elsewhere each group has a pass of its own.
 
         Raises:
             KeyError: unknown task.
             ValueError: strength out of range, wrong shape of `task`, or another task than the one folded in.
         """
         mix = task_mix(task, self.tasks, len(x)) * check_strength(strength)
-        rows, group = torch.unique(mix, dim=0, return_inverse=True)
+        # Negated, so that a batch of all tasks has its groups in the order of the stacked biases.
+        rows, group, counts = torch.unique(-mix, dim=0, return_inverse=True, return_counts=True)
+        rows = -rows
         if self._folded is not None:
             return self._run_folded(x, rows)
-        weights = self._weights(rows)
+        stacks = self._stacks(rows)
         if len(rows) == 1:
-            return functional_call(self.backbone, weights[0], (x,))
-        members = [torch.nonzero(group == index).flatten().to(x.device) for index in range(len(rows))]
-        parts = [functional_call(self.backbone, w, (x[m],)) for w, m in zip(weights, members, strict=True)]
-        return torch.cat(parts)[torch.argsort(torch.cat(members))]
+            return functional_call(self.backbone, {name: stack[0] for name, stack in stacks.items()}, (x,))
+        order = torch.argsort(group, stable=True).to(x.device)
+        x, groups = x[order], Groups.of(counts.tolist(), x.device)
+        run = run_at_once if self.one_pass(x, groups) else run_in_turn
+        return run(self.backbone, stacks, x, groups)[torch.argsort(order)]
+
+    def one_pass(self, x: Tensor, groups: Groups) -> bool:
+        """Whether one pass over x, (N, ...), sorted by group, is exact. Proven once per shape of x, then remembered.
+
+        The proof costs one pass over x and one in turn, without gradient, and leaves no trace in buffers or random
+        numbers.
+        """
+        key = (tuple(x.shape), self.training)
+        if key not in self._proofs:
+            self._proofs[key] = proves_exact(self.backbone, self._names, x.detach(), groups)
+        return self._proofs[key]
 
     def _run_folded(self, x: Tensor, rows: Tensor) -> Tensor:
         if len(rows) != 1 or tuple(rows[0].tolist()) != self._folded:
             raise ValueError("another task or strength is folded into the weights; call unfold_() before choosing one")
         return self.backbone(x)
 
-    def _weights(self, mix: Tensor) -> list[dict[str, Tensor]]:
-        """Parameter name -> weight plus bias, for each of the rows (G, T) of task weights."""
-        parameters = dict(self.backbone.named_parameters())
-        rows = TaskRows.of(mix, parameters[self._names[0]])
+    def _stacks(self, mix: Tensor, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Parameter name -> weight plus bias for each of the G rows (G, T) of task weights, (G, *shape).
+
+        `weights` stand in for the backbone's own.
+        """
+        weights = weights or dict(self.backbone.named_parameters())
+        rows = TaskRows.of(mix, weights[self._names[0]])
         # Sums of weights are exact under autocast too; the layers themselves cast what they take.
         with torch.autocast(rows.mix.device.type, enabled=False):
-            stacks = [self.bias(name).add_to(parameters[name], rows).unbind() for name in self._names]
-        return [dict(zip(self._names, weights, strict=True)) for weights in zip(*stacks, strict=True)]
+            return {name: self.bias(name).add_to(weights[name], rows) for name in self._names}
 
     @torch.no_grad()
     def fold(self, task: TaskChoice, strength: float = 1.0) -> nn.Module:
@@ -86,8 +104,8 @@ class Modulated(TaskModule):
         self.require_unfolded()
         folded = copy.deepcopy(self.backbone)
         parameters = dict(folded.named_parameters())
-        for name, weight in self._weights(mix)[0].items():
-            parameters[name].copy_(weight)
+        for name, stack in self._stacks(mix).items():
+            parameters[name].copy_(stack[0])
         return folded
 
     @torch.no_grad()
@@ -97,12 +115,11 @@ class Modulated(TaskModule):
         Doing it again replaces the task, always starting from the original weights.
         """
         mix = task_mix(task, self.tasks, 1) * check_strength(strength)
-        self.unfold_()
         parameters = dict(self.backbone.named_parameters())
-        weights = self._weights(mix)[0]
-        self._unfolded = {name: parameters[name].clone() for name in self._names}
-        for name, weight in weights.items():
-            parameters[name].copy_(weight)
+        if self._folded is None:
+            self._unfolded = {name: parameters[name].clone() for name in self._names}
+        stacks = self._stacks(mix, self._unfolded)
+        torch._foreach_copy_([parameters[name] for name in self._names], [stack[0] for stack in stacks.values()])
         self._folded = tuple(mix[0].tolist())
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from instruct_ipt.paths import MODELS
 from instruct_ipt.stages._training import modulation_model
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.training.build import build_film, build_shared
+from instruct_ipt.training.build import build_rival, build_shared
 from instruct_ipt.training.checkpoint import load_weights
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def load_methods(params: Any) -> dict[str, Method | None]:
     """Method -> (task -> trained network), in the order of the tables; None stands for the degraded input itself."""
     preset, seed = params.backbone.preset, params.seed
     modulation = _loaded(modulation_model(params), "modulation/weights")
-    film = _loaded(build_film(preset, seed, modulation.added_parameters()), "film/weights")
+    film = _loaded(build_rival("film", preset, seed, modulation.added_parameters()), "film/weights")
     shared = _loaded(build_shared(preset, seed), "shared/weights")
     experts = {task: _loaded(build_shared(preset, seed), f"experts/{task}") for task in TASKS}
     single = {"shared": shared, "film": film, "modulation": modulation}

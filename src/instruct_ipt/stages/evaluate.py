@@ -91,4 +91,5 @@ def _costs() -> pd.DataFrame:
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")

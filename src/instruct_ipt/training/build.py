@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from instruct_ipt.adaptation import Film, Shared, hidden_for_budget
+from instruct_ipt.adaptation import RIVALS, Shared
 from instruct_ipt.backbone import build_backbone
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule, modulate
@@ -58,10 +58,9 @@ def build_modulation(preset: str, seed: int, groups: list[str], rule: RankRule) 
     return modulate(backbone, TASKS, selected_weights(backbone, groups), rule, generator=generator)
 
 
-def build_film(preset: str, seed: int, budget: int) -> TaskModel:
-    """FiLM on the same backbone, at the hidden width whose added parameters are nearest to ``budget``."""
-    backbone = new_backbone(preset, seed)
-    return Film(backbone, TASKS, hidden_for_budget(backbone, TASKS, budget))
+def build_rival(name: str, preset: str, seed: int, budget: int) -> TaskModel:
+    """A feature-adaptation rival (``film``, ``prompt``, ...) on the same backbone, near ``budget`` added parameters."""
+    return RIVALS[name](new_backbone(preset, seed), TASKS, budget)
 
 
 def rank_rule(kind: str, value: float) -> RankRule:
