@@ -36,7 +36,7 @@ test: $(READY)  ## run the tests
 	@python -m pytest -q
 
 lint: $(READY)  ## check the code's style
-	@ruff check src tests workflow && ruff format --check src tests
+	@ruff check src tests workflow benchmarks && ruff format --check src tests benchmarks
 
 status: $(READY)  ## say what is up to date and what is not
 	@ipt status

@@ -18,6 +18,9 @@ from instruct_ipt.report.tables import (
     cells_of,
     escape_latex,
     marks_of,
+    read_benchmark,
+    snow_note,
+    table04,
     write_table,
     write_tables,
 )
@@ -203,3 +206,10 @@ def test_mixed_profiles_are_refused(tmp_path: Path) -> None:
     scores.loc[3, "profile"] = "study"
     with pytest.raises(InputError, match="mixes profiles quick, study"):
         write_tables(scores, fixtures.rank_strategy(fixtures.rank_energy()), fixtures.ablations(), tmp_path)
+
+
+def test_synthetic_snow_over_benchmark_images_is_said_beside_the_numbers():
+    scores = read_benchmark(fixtures.benchmark())
+    assert snow_note(scores) == ""
+    snowy = scores.assign(dataset=scores.dataset.where(scores.task != "desnow", "CBSD68-snow"))
+    assert "no public pairs" in snow_note(snowy) and "no public pairs" in table04(snowy).caption

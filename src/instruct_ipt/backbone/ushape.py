@@ -121,7 +121,7 @@ class UShape(nn.Module, ABC):
     Attributes:
         config: shape of the network.
         checkpoint: whether training recomputes the inside of each block in the backward pass instead of keeping it:
-            the same gradients for less memory and about a third more time.
+            the same gradients for less memory and a longer backward pass.
     """
 
     # (part of a parameter's name, its weight group) inside the blocks; the first match wins.

@@ -35,7 +35,7 @@ class NotUnderstoodError(Exception):
 class Groups:
     """How N samples, sorted by group, fall into G groups.
 
-    Samples are handled in B blocks of equal size, the largest that fit in all groups: five equal groups are five blocks.
+    B blocks of equal size fill the groups, the largest that do: five equal groups are five blocks.
 
     Attributes:
         counts: samples per group, each >= 1.
@@ -151,54 +151,56 @@ def _linear(groups: Groups, input: Tensor, weight: Tensor, bias: Tensor | None =
     """F.linear on (N * k, ..., in) with a weight, a bias or both that differ between groups."""
     if isinstance(input, TaskWeight):
         raise NotUnderstoodError("a modulated weight is the input of a linear layer")
-    groups.rows(input)
+    rows = groups.rows(input)
     operands = [input, _stack(weight, groups), _stack(bias, groups)]
     device = input.device.type
     if torch.is_autocast_enabled(device):
         operands = [o if o is None else o.to(torch.get_autocast_dtype(device)) for o in operands]
     with torch.autocast(device, enabled=False):
-        x, weights, biases = operands
-        tokens = x.reshape(len(groups.blocks), -1, x.shape[-1])
-        result = _BlockLinear.apply(tokens, weights, biases, groups.blocks)
-    return result.view(*x.shape[:-1], weights.shape[1])
+        return _products(rows, *operands)
 
 
-class _BlockLinear(torch.autograd.Function):
-    """(B, rows, in) tokens times the (out, in) matrix of each block's group, B >= G blocks of equal size: (B, rows, out).
+def _products(rows: list[int], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(rows, ..., in), (G, out, in), (G, out) -> (rows, ..., out), the first axis cut into `rows` per group."""
+    tokens = x.reshape(-1, x.shape[-1])
+    if len(set(rows)) == 1:
+        blocks, columns = tokens.view(len(rows), -1, x.shape[-1]), weight.transpose(1, 2)
+        result = torch.bmm(blocks, columns) if bias is None else torch.baddbmm(bias[:, None], blocks, columns)
+    else:
+        per_row = len(tokens) // x.shape[0]
+        result = _GroupedLinear.apply(tokens, weight, bias, [count * per_row for count in rows])
+    return result.view(*x.shape[:-1], weight.shape[1])
 
-    One batched product over all blocks, forward and for each gradient. The matrices are spread to the blocks anew in
-    the backward pass, so that only the (G, out, in) stack is kept.
-    """
+
+class _GroupedLinear(torch.autograd.Function):
+    """Rows of unequal groups, each times its own matrix, with no copy of activations on the way in, out or back."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, blocks)
-        columns = _to_blocks(weight, blocks).transpose(1, 2)
-        return torch.bmm(x, columns) if bias is None else torch.baddbmm(_to_blocks(bias, blocks)[:, None], x, columns)
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, rows: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rows = rows
+        out = x.new_empty(len(x), weight.shape[1])
+        for g, (part, into) in enumerate(zip(x.split(rows), out.split(rows), strict=True)):
+            if bias is None:
+                torch.mm(part, weight[g].t(), out=into)
+            else:
+                torch.addmm(bias[g], part, weight[g].t(), out=into)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, blocks = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        return (
-            torch.bmm(grad, _to_blocks(weight, blocks)) if needs_x else None,
-            _to_groups(torch.bmm(grad.transpose(1, 2), x), blocks, len(weight)) if needs_weight else None,
-            _to_groups(grad.sum(1), blocks, len(weight)) if needs_bias else None,
-            None,
-        )
-
-
-def _to_blocks(stack: Tensor, blocks: Tensor) -> Tensor:
-    """(G, ...) -> (B, ...)."""
-    return stack if len(stack) == len(blocks) else stack[blocks]
-
-
-def _to_groups(values: Tensor, blocks: Tensor, groups: int) -> Tensor:
-    """(B, ...) -> (G, ...), summed."""
-    if len(values) == groups:
-        return values
-    return values.new_zeros(groups, *values.shape[1:]).index_add_(0, blocks, values)
+        parts = grad.contiguous().split(ctx.rows)
+        grad_x, grad_weight = torch.empty_like(x), weight.new_empty(weight.shape)
+        for g, (part, own, into) in enumerate(zip(parts, x.split(ctx.rows), grad_x.split(ctx.rows), strict=True)):
+            if needs_x:
+                torch.mm(part, weight[g], out=into)
+            if needs_weight:
+                torch.mm(part.t(), own, out=grad_weight[g])
+        grad_bias = torch.stack([part.sum(0) for part in parts]) if needs_bias else None
+        return grad_x if needs_x else None, grad_weight if needs_weight else None, grad_bias, None
 
 
 def _per_group(groups: Groups, func: Callable[..., Tensor], data: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -219,7 +221,8 @@ def _spread(groups: Groups, func: Callable[..., Tensor], /, *args: Any, **kwargs
 
     def view(operand: Any) -> Any:
         if isinstance(operand, TaskWeight):
-            return _to_blocks(operand.stack, blocks).reshape(len(blocks), *[1] * (ndim - operand.ndim), *operand.shape)
+            stack = operand.stack if len(operand.stack) == len(blocks) else operand.stack[blocks]
+            return stack.reshape(len(blocks), *[1] * (ndim - operand.ndim), *operand.shape)
         return operand.unflatten(0, (len(blocks), -1)) if _is_data(operand, args) else operand
 
     return func(*map(view, args), **kwargs).flatten(0, 1)

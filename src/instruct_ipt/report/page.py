@@ -20,7 +20,7 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.report import in_order
 from instruct_ipt.report.figure4 import shown_samples
 from instruct_ipt.report.style import METHOD_LABELS, METHODS
-from instruct_ipt.report.tables import read_benchmark
+from instruct_ipt.report.tables import images_per_set, read_benchmark, snow_note
 from instruct_ipt.tasks import TASKS
 
 PICTURE_LIMIT = 150_000
@@ -145,9 +145,9 @@ def summarise(benchmark: pd.DataFrame | Path) -> dict[str, Any]:
     """The numbers at the top of the page, from `results/benchmark.csv`.
 
     Returns:
-        ``profile``, ``protocol`` (names); ``images`` (per set, text), ``seeds`` (count); ``tasks``; ``gains``: method
-        to task to gain in PSNR over the degraded image in dB (noise: mean over its levels); ``mean``: method to mean
-        over tasks. NaN where a method has no score.
+        ``profile``, ``protocol`` (names); ``images`` (per set, text), ``snow`` (a note); ``seeds`` (count); ``tasks``;
+        ``gains``: method to task to gain in PSNR over the degraded image in dB (noise: mean over its levels); ``mean``:
+        method to mean over tasks. NaN where a method has no score.
     """
     scores = read_benchmark(benchmark)
     scores = scores.assign(gain=scores.psnr - scores.psnr_input)
@@ -158,7 +158,8 @@ def summarise(benchmark: pd.DataFrame | Path) -> dict[str, Any]:
     return {
         "profile": str(scores.profile.iloc[0]),
         "protocol": str(scores.protocol.iloc[0]),
-        "images": " or ".join(in_order([f"{n:g}" for n in scores.images], ())),
+        "images": images_per_set(scores),
+        "snow": snow_note(scores),
         "seeds": int(scores.seed.nunique()),
         "tasks": tasks,
         "gains": gains,

@@ -235,14 +235,27 @@ def table04(scores: pd.DataFrame) -> Table:
 
 def _caption04(scores: pd.DataFrame) -> str:
     first = scores.iloc[0]
-    images = in_order([f"{n:g}" for n in scores.images], ())
     seeds = int(scores.seed.nunique())
     return (
         f"Main comparison (table 4 by an assumed mapping). Protocol {first.protocol}, test split, "
-        f"n = {' or '.join(images)} images per set, {seeds} seed{'s' if seeds > 1 else ''}; profile {first.profile}. "
+        f"n = {images_per_set(scores)} images per set, {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"profile {first.profile}. "
         "The mean weighs the tasks equally, however many sets each has. Gain: PSNR minus that of the degraded image. "
-        "Bold: best, underlined: second best."
+        f"Bold: best, underlined: second best.{snow_note(scores)}"
     )
+
+
+def images_per_set(scores: pd.DataFrame) -> str:
+    """Number of images behind the scores, as text: `3`, or `5 to 68` where sets differ."""
+    low, high = int(scores.images.min()), int(scores.images.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def snow_note(scores: pd.DataFrame) -> str:
+    """What must stand wherever desnowing is scored on synthetic snow over benchmark images; empty elsewhere."""
+    if not scores.dataset.str.endswith("-snow").any():
+        return ""
+    return " Desnowing: synthetic snow with a real mask among the flakes, for no public pairs could be had."
 
 
 def _sets(scores: pd.DataFrame) -> dict[str, str]:
