@@ -187,6 +187,8 @@ def test_interrupting_does_not_wait_for_the_queue(tmp_path):
     code = (
         "import sys; from pathlib import Path; from instruct_ipt.data.download import fetch\n"
         "from instruct_ipt.data.catalogue import Entry\n"
+        # A shell's background jobs are born ignoring SIGINT, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "many = [Entry(f'{i}', None, None, 1, 'train', 'target') for i in range(100)]\n"
         "fetch(many, Path('raw'), sys.argv[1], Path('lock'), workers=4)\n"
     )
