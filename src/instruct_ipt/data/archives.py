@@ -17,17 +17,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from instruct_ipt.data.download import MARGIN
 from instruct_ipt.data.images import EXTENSIONS, image_size
 from instruct_ipt.errors import InputError
 from instruct_ipt.provenance import sha256_file
 
 MAX_BYTES = 2 * 10**12
 MAX_FILES = 2_000_000
-MARGIN = 100 * 2**20  # bytes of disk that stay free
 MARK = ".unpacked"
 _CHUNK = 1 << 20
+# What zipfile and tarfile raise on damaged input, beside their own errors.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError,
-            NotImplementedError, OverflowError, IndexError, struct.error)  # fmt: skip
+            OverflowError, IndexError, struct.error)  # fmt: skip
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from instruct_ipt.data.archives import unpack
 from instruct_ipt.data.catalogue import DataSet, scenes
 from instruct_ipt.data.listing import size
 from instruct_ipt.errors import InputError
+from instruct_ipt.provenance import sha256_file
 
 
 def plan_sets(sets: Sequence[DataSet], raw: Path) -> download.Plan:
@@ -19,8 +21,6 @@ def plan_sets(sets: Sequence[DataSet], raw: Path) -> download.Plan:
 
 def describe(plan: download.Plan, sets: Sequence[DataSet], raw: Path) -> str:
     """One line: how much is to come, to where, and how much disk is free."""
-    import shutil
-
     home = next(p for p in (raw, *raw.absolute().parents) if p.exists())
     unknown = f" and {plan.unknown} files of unknown size" if plan.unknown else ""
     if not plan.missing:
@@ -74,8 +74,6 @@ def files_of(sets: Sequence[DataSet], raw: Path) -> dict[str, str]:
 
 
 def _measure(stamps: download.Stamps, path: Path, raw: Path) -> str:
-    from instruct_ipt.provenance import sha256_file
-
     known = stamps.measure(path.relative_to(raw).as_posix()) if path.is_relative_to(raw) else sha256_file(path)
     assert known is not None
     return known

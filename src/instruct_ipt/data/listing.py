@@ -20,7 +20,7 @@ def print_sets(sets: Sequence[DataSet], raw: Path) -> None:
             dataset.name, dataset.level, dataset.task, dataset.layout, _shown(dataset, "files"),
             size(_bytes(dataset)), presence(dataset, raw),
         )  # fmt: skip
-    # A pipe has no width; 100 columns hold the table.
+    # A pipe has no width; 120 columns hold the table.
     console = Console(soft_wrap=True, width=None if Console().is_terminal else 120)
     console.print(table)
     for dataset in sets:
