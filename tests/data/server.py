@@ -32,6 +32,25 @@ class Server:
         self.guard = threading.Lock()
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]):
+    """A server on 127.0.0.1 that answers with ``handler`` until the block ends; yields its address."""
+    http = _Quiet(("127.0.0.1", 0), handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{http.server_address[1]}/"
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
 @contextmanager
 def serving(root: Path):
     """Serve ``root`` until the block ends; yields a :class:`Server`."""
@@ -90,18 +109,6 @@ def serving(root: Path):
         def log_message(self, *_: object) -> None:
             pass
 
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    http = Quiet(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    server.address = f"http://127.0.0.1:{http.server_address[1]}/"
-    try:
+    with listening(Handler) as address:
+        server.address = address
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()

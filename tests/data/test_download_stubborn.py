@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from instruct_ipt.data import download
 from instruct_ipt.data.catalogue import Entry
 from instruct_ipt.data.download import fetch, plan
 from instruct_ipt.errors import InputError
+from tests.data.server import listening
 
 Respond = Callable[[BaseHTTPRequestHandler, int], None]
 
@@ -48,19 +49,8 @@ def answering(respond: Respond):
         def log_message(self, *_: object) -> None:
             pass
 
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    http = Quiet(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_address[1]}/", asked
-    finally:
-        http.shutdown()
-        http.server_close()
+    with listening(Handler) as address:
+        yield address, asked
 
 
 def reply(handler, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
