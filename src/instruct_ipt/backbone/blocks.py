@@ -22,9 +22,18 @@ _EPS = 1e-6
 _MAX_LOGIT_SCALE = math.log(100.0)
 
 
-def _heads(tokens: Tensor, weight: Tensor, heads: int) -> Tensor:
-    """Tokens (B, L, C) through a weight (C, C), split in heads: (B, heads, L, C / heads)."""
-    return F.linear(tokens, weight).unflatten(-1, (heads, -1)).transpose(1, 2)
+def _own_channels(x: Tensor, heads: int) -> Tensor:
+    """(B, M, C) -> (B, heads * M, C): a copy of the tokens per head that keeps the channels of this head only."""
+    if heads == 1:
+        return x
+    mask = torch.eye(heads, dtype=x.dtype, device=x.device).repeat_interleave(x.shape[-1] // heads, dim=1)
+    return (x[:, None] * mask[:, None]).flatten(1, 2)
+
+
+def _in_half_precision(x: Tensor) -> bool:
+    """Whether products with `x` are rounded to 16 bits, of its own or of autocast."""
+    kind = x.device.type
+    return x.element_size() < 4 or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
 
 
 class FocalContextSelfAttention(nn.Module):
@@ -35,10 +44,17 @@ class FocalContextSelfAttention(nn.Module):
     squares; t is a learnable temperature per head. This is the transposed attention of Restormer (Zamir et al. 2022,
     arXiv 2111.09881), here per window.
 
+    Such a map depends on the tokens X, (L, C), through the Gram matrix G = X^T X alone: q^T k = Wq G Wk^T and
+    |q_i|^2 = (Wq G Wq^T)_ii; and what it makes of them is X times one C x C matrix, (Wp A Wv)^T. So q, k and v are
+    never formed: two products read the tokens, and everything else is as small as a window's map. That is cheaper as
+    long as a window has more tokens than channels; elsewhere, and under autocast, whose bf16 would feel the squares,
+    the textbook form runs.
+
     Shifted layers move the window borders by w // 2 and pad with zero tokens instead of rolling the map cyclically. A
     zero token adds nothing to q^T k nor to the norms, so border windows see exactly the pixels they hold; a roll would
     mix opposite edges of the image in one window and need a mask. The same holds for the padding up to a multiple of w.
-    This is why `qkv` has no additive bias. Window size, shift rule and temperature are our own choice.
+    This is why `qkv` has no additive bias. Along an axis no longer than w there is one window, not shifted. Window
+    size, shift rule and temperature are our own choice.
 
     Args:
         channels: C, a multiple of `heads`.
@@ -51,58 +67,54 @@ class FocalContextSelfAttention(nn.Module):
         super().__init__()
         self.heads, self.window = heads, window
         self.shift = window // 2 if shifted else 0
-        self.folded = False
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.proj = nn.Linear(channels, channels)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
-        w, top = self.window, self.shift
-        bottom, right = -(height + top) % w, -(width + top) % w
-        padded = bool(top or bottom or right)
+        (tall, top, bottom), (wide, left, right) = self._cut(height), self._cut(width)
+        padded = bool(top or bottom or left or right)
         if padded:
-            x = F.pad(x, (0, 0, top, right, top, bottom))
-        rows, columns = x.shape[1] // w, x.shape[2] // w
-        windows = x.reshape(n, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
-        # Measured: below this width the maps of a window are so much smaller than its tokens that this way wins.
-        small = self.folded and 2 * channels <= w * w
-        mixed = self._attend_by_gram(windows) if small else self.proj(self._attend(windows))
-        x = mixed.view(n, rows, columns, w, w, channels).transpose(2, 3).reshape(n, rows * w, columns * w, channels)
-        return x[:, top : top + height, top : top + width] if padded else x
+            x = F.pad(x, (0, 0, left, right, top, bottom))
+        rows, columns = x.shape[1] // tall, x.shape[2] // wide
+        windows = x.reshape(n, rows, tall, columns, wide, channels).transpose(2, 3).reshape(-1, tall * wide, channels)
+        by_gram = channels <= tall * wide and not _in_half_precision(x)
+        mixed = self._attend_by_gram(windows) if by_gram else self._attend(windows)
+        x = mixed.view(n, rows, columns, tall, wide, channels).transpose(2, 3)
+        x = x.reshape(n, rows * tall, columns * wide, channels)
+        return x[:, top : top + height, left : left + width] if padded else x
+
+    def _cut(self, side: int) -> tuple[int, int, int]:
+        """Side of the windows along an axis of `side` pixels, and the padding before and behind them."""
+        if side <= self.window:
+            return side, 0, 0
+        return self.window, self.shift, -(side + self.shift) % self.window
 
     def _attend(self, windows: Tensor) -> Tensor:
-        """Channel attention of (B, L, C) windows -> (B, L, C)."""
-        b, length, channels = windows.shape
-        # Three products and not one: splitting one result makes the backward pass join three gradients in a copy.
-        q, k, v = (_heads(windows, weight, self.heads) for weight in self.qkv.weight.chunk(3))
+        """Channel attention and projection of (B, L, C) windows -> (B, L, C), as one reads it in a textbook."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(windows).chunk(3, dim=-1))
         # Normalising the small map instead of q and k saves passes over all tokens.
         q_unit, k_unit = ((t.square().sum(dim=2) + _EPS).rsqrt() for t in (q, k))
         cosine = (q.transpose(2, 3) @ k) * (q_unit[..., None] * self.temperature) * k_unit[..., None, :]
-        return (v @ cosine.softmax(dim=-1).transpose(2, 3)).transpose(1, 2).reshape(b, length, channels)
+        return self.proj((v @ cosine.softmax(dim=-1).transpose(2, 3)).transpose(1, 2).flatten(2))
 
     def _attend_by_gram(self, windows: Tensor) -> Tensor:
-        """proj(_attend(windows)) without q, k or v: all of it is one map per window, made from the map x^T x.
-
-        With G = x^T x of a window: q^T k = Wq G Wk^T, |q_i|^2 = (Wq G Wq^T)_ii, and proj(v A^T) = x (Wp A Wv)^T. Reads
-        the tokens twice and writes them once. For inference only: G squares the spread of the features, which bf16
-        training would feel.
-        """
-        b, _, channels = windows.shape
-        depth = channels // self.heads
-        weight = self.qkv.weight
-        mapped = F.linear(windows.transpose(1, 2) @ windows, weight[: 2 * channels])
-        squares = (mapped * weight[: 2 * channels].T).sum(dim=1).clamp(min=0)
-        q_unit, k_unit = (squares + _EPS).rsqrt().view(b, 2, self.heads, depth).unbind(1)
-        wk, wv = (weight[i * channels : (i + 1) * channels].view(self.heads, depth, channels) for i in (1, 2))
-        q = mapped[..., :channels].view(b, channels, self.heads, depth).permute(0, 2, 3, 1)
-        cosine = (q @ wk.transpose(1, 2)) * (q_unit[..., None] * self.temperature) * k_unit[..., None, :]
-        values = (cosine.softmax(dim=-1) @ wv).view(b, channels, channels)
+        """The same, by two products with the tokens and a few with (B, C, C) maps."""
+        channels = windows.shape[-1]
+        query, key, value = self.qkv.weight.chunk(3)
+        gram = windows.transpose(1, 2) @ windows
+        to_query, to_key = F.linear(gram, query), F.linear(gram, key)  # rows: channels of x
+        q_square, k_square = (to_query * query.t()).sum(dim=1), (to_key * key.t()).sum(dim=1)
+        q_unit, k_unit = ((square.clamp(min=0) + _EPS).rsqrt() for square in (q_square, k_square))
+        cosine = F.linear(to_query.transpose(1, 2), key) * q_unit[..., None] * k_unit[:, None]
+        cosine = cosine.unflatten(1, (self.heads, -1)) * self.temperature
+        if self.heads > 1:
+            own = torch.eye(self.heads, dtype=torch.bool, device=windows.device)
+            own = own.repeat_interleave(channels // self.heads, dim=1)[:, None]
+            cosine = cosine.masked_fill(~own, -math.inf)
+        values = F.linear(cosine.softmax(dim=-1).flatten(1, 2), value.t())
         return torch.baddbmm(self.proj.bias, windows, F.linear(values.transpose(1, 2), self.proj.weight))
-
-    def fold(self) -> None:
-        """Choose the form that is faster for inference. No parameter changes."""
-        self.folded = True
 
 
 def spread(size: int, most: int, device: torch.device | None = None) -> Tensor:
@@ -120,11 +132,6 @@ def replicate_pad(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
-def _inverse_rms(x: Tensor) -> Tensor:
-    """1 / root mean square of the vectors (..., d) -> (..., 1). One pass, where `F.rms_norm` takes three on a CPU."""
-    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + _EPS).rsqrt()
-
-
 class GlobalGridSelfAttention(nn.Module):
     """Spatial self-attention over tokens gathered on a grid (GGSA): (N, H, W, C) -> (N, H, W, C).
 
@@ -135,8 +142,12 @@ class GlobalGridSelfAttention(nn.Module):
     that no border between parts of the image can show. Pixels missing for whole windows repeat the border features;
     they take part as ordinary tokens, without a mask.
 
-    Cosine attention with a learnable logit scale per head, log scale starting at log 10 and capped at log 100, as in
-    U-DiT (Tian et al. 2024, arXiv 2405.02730). Stride, grid and the rule for large maps are our own choice.
+    The keys are normalised, and a learnable scale per head multiplies the logits: log scale starting at log 10, capped
+    at log 100, as in the cosine attention of U-DiT (Tian et al. 2024, arXiv 2405.02730). The queries are not: they come
+    from a layer norm. So the logits of a token x are x times the matrix Wq^T k of its group, and with few answering
+    tokens that, and Wp v in the place of v, saves the products with Wq and Wp for all tokens: only the answering ones
+    are ever projected. Where they are many, the textbook form runs. Stride, grid and the rule for large maps are our
+    own choice.
 
     Args:
         channels: C, a multiple of `heads`.
@@ -162,85 +173,118 @@ class GlobalGridSelfAttention(nn.Module):
         if max(rows, columns) > self.grid:
             down, across = (spread(size, self.grid, x.device) for size in (rows, columns))
             answering = grids[:, :, :, down[:, None], across].reshape(len(tokens), -1, channels)
-        mixed = self._attend(tokens, answering).view(n, s, s, rows, columns, channels)
+        few = answering.shape[1] * (self.heads - 1) < channels
+        attend = self._attend_to_few if few else self._attend
+        mixed = attend(tokens, answering).view(n, s, s, rows, columns, channels)
         x = mixed.permute(0, 3, 1, 4, 2, 5)
         return x.reshape(n, rows * s, columns * s, channels)[:, :height, :width]
 
-    def _attend(self, asking: Tensor, answering: Tensor) -> Tensor:
-        """Cosine attention of (B, L, C) tokens on (B, M, C) tokens, and the projection -> (B, L, C)."""
-        queries, keys, values = self.qkv.weight.chunk(3)
-        q, k, v = (_heads(*pair, self.heads) for pair in ((asking, queries), (answering, keys), (answering, values)))
+    def _scaled(self, keys: Tensor) -> Tensor:
+        """Keys (B, heads, M, d), at unit length times the scale of their head."""
         scale = self.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp()
-        q, k = q * (_inverse_rms(q) * scale), k * _inverse_rms(k)
-        # With one head the few values can be projected before they are mixed: weights that sum to 1 keep the bias.
-        v = self.proj(v) if self.heads == 1 else v
-        # The vectors have the length sqrt(depth), hence the scale.
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=1 / q.shape[-1]).transpose(1, 2).flatten(2)
-        return mixed if self.heads == 1 else self.proj(mixed)
+        return keys * ((keys.square().sum(dim=-1, keepdim=True) + _EPS).rsqrt() * scale)
+
+    def _attend(self, asking: Tensor, answering: Tensor) -> Tensor:
+        """Attention of (B, L, C) tokens on (B, M, C) tokens, and the projection -> (B, L, C)."""
+        channels = asking.shape[-1]
+        weights = self.qkv.weight.split((channels, 2 * channels))
+        parts = F.linear(asking, weights[0]), *F.linear(answering, weights[1]).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, self._scaled(k), v, scale=channels**-0.5)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def _attend_to_few(self, asking: Tensor, answering: Tensor) -> Tensor:
+        """The same, with the projections of the queries and of the result moved to the M tokens that answer."""
+        length, channels = asking.shape[1:]
+        query, key, value = self.qkv.weight.chunk(3)
+        k = F.linear(answering, key).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k = _own_channels(self._scaled(k).transpose(1, 2).flatten(2), self.heads)
+        v = _own_channels(F.linear(answering, value), self.heads)
+        keys, values = F.linear(k, query.t()), F.linear(v, self.proj.weight)
+        logits = (channels**-0.5 * asking) @ keys.transpose(1, 2)
+        weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(2)
+        return torch.baddbmm(self.proj.bias, weights, values)
 
 
 class RepDepthwise(nn.Module):
-    """Depthwise 5x5 convolution with parallel 3x3, 1x1 and identity branches, zero padding: (N, H, W, C) -> the same.
+    """Depthwise k x k convolution with parallel smaller ones and an identity, zero padding: (N, H, W, C) -> the same.
 
-    The branches are linear, so they are summed as kernels, not as feature maps: training too pays for one convolution.
-    `fold()` keeps the summed kernel as the only one. No additive bias: the Linear that follows has one, which can do
-    the same.
+    The parallel branches have k - 2, k - 4, ... 1 pixels; U-DiT (Tian et al. 2024, arXiv 2405.02730) has k = 5. All are
+    linear, so they are summed as kernels, not as feature maps: training too pays for one convolution. `fold()` keeps
+    the summed kernel as the only one. No additive bias: the Linear that follows has one, which can do the same.
+
+    Args:
+        channels: C.
+        kernel: k, odd.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, 5, 5))
-        self.weight3: nn.Parameter | None = nn.Parameter(torch.empty(channels, 1, 3, 3))
-        self.weight1: nn.Parameter | None = nn.Parameter(torch.empty(channels, 1, 1, 1))
-        for branch in (self.weight, self.weight3, self.weight1):
-            nn.init.kaiming_uniform_(branch, a=math.sqrt(5))
-
-    @property
-    def folded(self) -> bool:
-        """Whether only the merged kernel is left."""
-        return self.weight3 is None
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
+        sizes = range(kernel - 2, 0, -2)
+        self.branches = nn.ParameterList(nn.Parameter(torch.empty(channels, 1, size, size)) for size in sizes)
+        self.folded = False
+        for weight in (self.weight, *self.branches):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def kernel(self) -> Tensor:
-        """The merged (C, 1, 5, 5) kernel: w5 + pad(w3) + pad(w1) + delta."""
-        if self.weight3 is None or self.weight1 is None:
+        """The merged (C, 1, k, k) kernel: the largest, the others padded to its size, and a one at the centre."""
+        if self.folded:
             return self.weight
-        # The identity branch is a one at the centre; it joins the 1x1 branch.
-        return self.weight + F.pad(self.weight3 + F.pad(self.weight1 + 1.0, (1, 1, 1, 1)), (1, 1, 1, 1))
+        # From the smallest to the largest, each padded by one pixel to the size of the next.
+        merged: Tensor | float = 1.0
+        for weight in reversed(self.branches):
+            merged = weight + (merged if isinstance(merged, float) else F.pad(merged, (1, 1, 1, 1)))
+        return self.weight + (F.pad(merged, (1, 1, 1, 1)) if isinstance(merged, Tensor) else merged)
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x.permute(0, 3, 1, 2)
-        return F.conv2d(image, self.kernel(), padding=2, groups=x.shape[-1]).permute(0, 2, 3, 1)
+        image, padding = x.permute(0, 3, 1, 2), self.weight.shape[-1] // 2
+        return F.conv2d(image, self.kernel(), padding=padding, groups=x.shape[-1]).permute(0, 2, 3, 1)
 
     @torch.no_grad()
     def fold(self) -> None:
         """Replace the branches by their merged kernel. Doing it twice changes nothing."""
         self.weight = nn.Parameter(self.kernel().clone(), requires_grad=self.weight.requires_grad)
-        self.weight3 = self.weight1 = None
+        self.branches, self.folded = nn.ParameterList(), True
 
 
 class LocallyEnhancedFeedForward(nn.Module):
-    """Rep-LeFFN: Linear -> GELU -> re-parameterised depthwise 5x5 -> Linear, (N, H, W, C) -> (N, H, W, C).
+    """Rep-LeFFN: Linear -> re-parameterised depthwise -> gate -> Linear, (N, H, W, C) -> (N, H, W, C).
+
+    The gate multiplies the two halves of the hidden channels, as in NAFNet (Chen et al. 2022, arXiv 2204.04676) and,
+    with a GELU on one half, in Restormer. It is our own choice: U-DiT has a GELU before the depthwise layer instead.
 
     Args:
         channels: C.
-        hidden: channels between the two Linears.
+        hidden: channels between the first Linear and the gate, even.
+        kernel: side of the depthwise kernel, odd.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, kernel: int) -> None:
         super().__init__()
         self.expand = nn.Linear(channels, hidden)
-        self.depthwise = RepDepthwise(hidden)
-        self.reduce = nn.Linear(hidden, channels)
+        self.depthwise = RepDepthwise(hidden, kernel)
+        self.reduce = nn.Linear(hidden // 2, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.depthwise(F.gelu(self.expand(x))))
+        first, second = self.depthwise(self.expand(x)).chunk(2, dim=-1)
+        return self.reduce(first * second)
 
 
 class TransformerBlock(nn.Module):
     """x + FCSA(norm(x)), then + GGSA(norm(x)), then + Rep-LeFFN(norm(x)): (N, H, W, C) -> (N, H, W, C)."""
 
     def __init__(
-        self, channels: int, *, heads: int, hidden: int, window: int, shifted: bool, stride: int, grid: int
+        self,
+        channels: int,
+        *,
+        heads: int,
+        hidden: int,
+        kernel: int,
+        window: int,
+        shifted: bool,
+        stride: int,
+        grid: int,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -248,7 +292,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.grid = GlobalGridSelfAttention(channels, heads, stride, grid)
         self.norm3 = nn.LayerNorm(channels)
-        self.ffn = LocallyEnhancedFeedForward(channels, hidden)
+        self.ffn = LocallyEnhancedFeedForward(channels, hidden, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.local(self.norm1(x))

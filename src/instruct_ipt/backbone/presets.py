@@ -62,7 +62,9 @@ class BackboneConfig(UShapeConfig):
 
     Attributes:
         heads: attention heads per level (L numbers); each divides the channels of its level.
-        ffn_ratio: hidden channels of the feed-forward over its channels.
+        ffn_ratio: channels of the feed-forward's depthwise layer over those of the block; the gate behind it halves
+            them.
+        kernel: side of the depthwise kernels, odd.
         window: side of the channel-attention window in feature pixels, even.
         stride: grid-attention stride at level 0 in feature pixels; halved at every level, so that it is the same number
             of image pixels on all of them, and never below 1.
@@ -73,21 +75,24 @@ class BackboneConfig(UShapeConfig):
     """
 
     heads: tuple[int, ...]
-    ffn_ratio: float = 2.0
-    window: int = 8
+    ffn_ratio: float = 3.0
+    kernel: int = 3
+    window: int = 16
     stride: int = 4
-    grid: int = 8
+    grid: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("stride", "grid"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; allowed: an integer >= 1")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel is {self.kernel}; allowed: an odd integer >= 1")
         if self.window < 2 or self.window % 2:
             raise ValueError(f"window is {self.window}; allowed: an even integer >= 2 (shifted windows move by half)")
-        if not self.ffn_ratio > 0 or round(self.ffn_ratio * self.width) < 1:
+        if not self.ffn_ratio > 0 or round(self.ffn_ratio * self.width / 2) < 1:
             raise ValueError(
-                f"ffn_ratio is {self.ffn_ratio}; allowed: a number that leaves at least one hidden channel"
+                f"ffn_ratio is {self.ffn_ratio}; allowed: a number that leaves at least two hidden channels"
             )
         self._check_heads()
 
@@ -100,11 +105,18 @@ class BackboneConfig(UShapeConfig):
 
 
 PRESETS: dict[str, BackboneConfig] = {
-    "tiny": BackboneConfig(width=12, depths=(1, 2, 1), heads=(1, 2), window=4, stride=2, grid=4),
+    "tiny": BackboneConfig(width=12, depths=(1, 2, 1), heads=(1, 2), window=4, stride=2),
     "quick": BackboneConfig(width=32, depths=(1, 1, 2, 1, 1), heads=(1, 2, 4)),
-    "small": BackboneConfig(width=48, depths=(3, 4, 8, 4, 3), heads=(2, 4, 8)),
+    "small": BackboneConfig(width=48, depths=(3, 4, 8, 4, 3), heads=(1, 2, 4), grid=8),
     "base": BackboneConfig(
-        width=48, depths=(6, 8, 9, 8, 9, 8, 6), heads=(2, 4, 8, 16), stride=8, grid=16, stem_stride=1
+        width=48,
+        depths=(6, 8, 9, 8, 9, 8, 6),
+        heads=(2, 4, 8, 16),
+        kernel=5,
+        window=8,
+        stride=8,
+        grid=16,
+        stem_stride=1,
     ),
 }
 """The transformer. tiny: tests. quick: minutes on two CPU cores. small: one GPU. base: the published size."""

@@ -52,7 +52,8 @@ class UNet(UShape):
         return TransformerBlock(
             channels,
             heads=config.heads[level],
-            hidden=round(config.ffn_ratio * channels),
+            hidden=2 * round(config.ffn_ratio * channels / 2),
+            kernel=config.kernel,
             window=config.window,
             shifted=index % 2 == 1,
             stride=max(1, config.stride >> level),
