@@ -1,40 +1,54 @@
-"""What task biases cost: folded, switched, in mixed batches and in the synchronous training step.
+"""What task biases cost: folded, switched, in mixed batches, in the synchronous training step, on disk.
 
-    python -m benchmarks.modulation
+    python -m benchmarks modulation
 
-Every ratio is the median of interleaved pairs in one process on two threads. All weights of the network carry a bias of
-rank 4, which is more than any selection has. The row against PEFT appears where the package `peft` is installed: both
-adapt the same layers, the Linear and ungrouped Conv2d outside the attention (inside it, rows are windows, and PEFT's
-`adapter_names` wants one row per sample). Takes about five minutes on two quiet cores.
+Biases have rank 4. They stand on the weights that the search of the last kept run selected (docs/quick/selection.json),
+and, in rows of their own without a bound, on all weights, which no selection does.
+
+PEFT's LoRA with `adapter_names` adapts the Linear and ungrouped Conv2d layers of the same network. It works layer by
+layer, so that the attention has to take its textbook form, and it wants one adapter name per row, so that
+`peers.lend_names` repeats the names where rows are windows. A user who does neither can adapt the layers outside the
+attention only: that row has no bound.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib.util
+import itertools
 import json
 import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from instruct_ipt.backbone import build_backbone
-from instruct_ipt.modulation import Modulated, RankRule, modulate
+from instruct_ipt.backbone import UShape, build_backbone
+from instruct_ipt.modulation import Modulated, RankRule, modulate, save_pack
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.losses import restoration_loss
 
-from .timing import ratio
+from .peers import call_projections, lend_names
+from .timing import Row, exact, ratio
 
 IMAGE = (1, 3, 320, 480)
 RANK = 4
+SELECTION = Path(__file__).parents[1] / "docs" / "quick" / "selection.json"
+ALL = "all weights"
 
 
-def modulated(backbone: nn.Module, names: list[str] | None = None) -> Modulated:
-    """`backbone` with a trained-looking bias of rank 4 on `names`, or on all its weights."""
-    names = names or [name for name, _ in backbone.named_parameters()]
+def selected(backbone: UShape) -> list[str]:
+    """The weights of the groups that the last kept run of profile quick selected."""
+    groups = backbone.weight_groups()
+    return [name for group in json.loads(SELECTION.read_text())["groups"] for name in groups[group]]
+
+
+def modulated(backbone: nn.Module, names: list[str]) -> Modulated:
+    """`backbone` with a trained-looking bias of rank 4 on `names`."""
     model = modulate(backbone, TASKS, names, RankRule("constant", RANK))
     with torch.no_grad():
         for parameter in model.bias_parameters():
@@ -42,15 +56,21 @@ def modulated(backbone: nn.Module, names: list[str] | None = None) -> Modulated:
     return model
 
 
-def pair(preset: str) -> tuple[nn.Module, Modulated]:
-    """A plain backbone and the same one with task biases."""
+def pair(preset: str, every: bool = False) -> tuple[UShape, Modulated]:
+    """A plain backbone and the same one with task biases on the selected weights, or on every one."""
     torch.manual_seed(0)
     plain = build_backbone(preset)
-    return plain, modulated(copy.deepcopy(plain))
+    names = [name for name, _ in plain.named_parameters()] if every else selected(plain)
+    return plain, modulated(copy.deepcopy(plain), names)
 
 
-def task_mix(samples: int) -> Tensor:
-    """Task indices of a batch, int64 (N,), every task present; denoising has the larger share, as in training."""
+def evenly(samples: int) -> Tensor:
+    """Task indices of a batch, int64 (N,): as many samples of each task as of any other."""
+    return torch.arange(samples) % len(TASKS)
+
+
+def as_in_training(samples: int) -> Tensor:
+    """The same with the larger share of denoising that `training.task_weights` gives it."""
     return torch.cat([torch.arange(samples * 9 // 10) % len(TASKS), torch.zeros(samples, dtype=torch.long)])[:samples]
 
 
@@ -73,54 +93,62 @@ def operators(model: nn.Module, x: Tensor) -> int:
     return seen.count
 
 
-def folded_and_switch(pairs: int) -> dict[str, dict[str, float]]:
+def folded_and_switch(pairs: int) -> list[Row]:
     """A folded model, and folding another task into a live one, both over a plain forward pass at 480x320."""
-    plain, model = pair("quick")
-    x, folded = torch.rand(IMAGE), model.fold(TASKS[0])
-    assert operators(folded, x) == operators(plain, x), "folding must not add an operator"
-    assert [type(m) for m in folded.modules()] == [type(m) for m in plain.modules()]
-    turn = iter(range(10**6))
-    with torch.inference_mode():
-        same = ratio(lambda: folded(x), lambda: plain(x), pairs)
-    with torch.no_grad():
-        switch = ratio(lambda: model.fold_(TASKS[next(turn) % len(TASKS)]), lambda: plain(x), pairs)
-    return {"folded model / plain backbone, forward 480x320": same, "switching task / forward 480x320": switch}
-
-
-def mixed_forward(pairs: int) -> dict[str, dict[str, float]]:
-    """A batch of 10 with 5 tasks at 128x128, no gradient."""
-    plain, model = pair("quick")
-    x, task = torch.rand(10, 3, 128, 128), torch.arange(10) % len(TASKS)
-    with torch.no_grad():
-        rows = {
-            "mixed batch of 5 tasks / plain, forward 10 x 128x128": ratio(
-                lambda: model(x, task), lambda: plain(x), pairs
-            )
-        }
-        if importlib.util.find_spec("peft"):
-            names, peft = peft_model(copy.deepcopy(plain))
-            ours = modulated(copy.deepcopy(plain), names)
-            adapters = [TASKS[index] for index in task.tolist()]
-            theirs = ratio(lambda: ours(x, task), lambda: peft(x, adapter_names=adapters), pairs)
-            rows["mixed batch of 5 tasks / PEFT's LoRA with adapter_names"] = theirs
+    rows = []
+    for every, bounds in ((False, (1.03, 0.03)), (True, (None, None))):
+        plain, model = pair("quick", every)
+        x, folded, turn = torch.rand(IMAGE), model.fold(TASKS[0]), itertools.cycle(TASKS)
+        assert operators(folded, x) == operators(plain, x), "folding must not add an operator"
+        assert [type(m) for m in folded.modules()] == [type(m) for m in plain.modules()]
+        label = f", {ALL}" if every else ""
+        with torch.inference_mode():
+            what = f"folded model / plain backbone, 480x320{label}"
+            rows.append(ratio(what, partial(folded, x), partial(plain, x), bounds[0], pairs))
+        with torch.no_grad():
+            what = f"switching the task of a live model / forward 480x320{label}"
+            rows.append(ratio(what, lambda m=model, t=turn: m.fold_(next(t)), partial(plain, x), bounds[1], pairs))
     return rows
 
 
-def peft_model(backbone: nn.Module) -> tuple[list[str], nn.Module]:
-    """The weights of the layers that PEFT's LoRA can run on mixed batches, and the backbone with five such adapters."""
-    import peft
+def mixed_forward(pairs: int) -> list[Row]:
+    """A batch of 10 with 5 tasks at 128x128, no gradient."""
+    x, task = torch.rand(10, 3, 128, 128), evenly(10)
+    rows = []
+    with torch.no_grad():
+        for every, bound in ((False, 1.25), (True, None)):
+            plain, model = pair("quick", every)
+            what = f"mixed batch of 5 tasks / plain backbone, forward 10 x 128x128{f', {ALL}' if every else ''}"
+            rows.append(ratio(what, partial(model, x, task), partial(plain, x), bound, pairs))
+        for attention, bound in ((True, 0.5), (False, None)):
+            layers, names = peft_layers(plain, attention), [TASKS[index] for index in task.tolist()]
+            ours, theirs = modulated(copy.deepcopy(plain), [f"{n}.weight" for n in layers]), peft_run(plain, layers)
+            where = "all the layers it supports" if attention else "those outside attention"
+            what = f"the same batch, ours / PEFT's LoRA on {where}"
+            rows.append(ratio(what, partial(ours, x, task), partial(theirs, x, names), bound, pairs))
+    return rows
 
-    layers = [
+
+def peft_layers(backbone: nn.Module, every: bool) -> list[str]:
+    """The layers that PEFT supports in mixed batches: Linear and ungrouped Conv2d, with or without the attention's."""
+    return [
         name
         for name, layer in backbone.named_modules()
         if (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
-        and not name.endswith((".qkv", ".proj"))
+        and (every or not name.endswith((".qkv", ".proj")))
     ]
+
+
+def peft_run(backbone: nn.Module, layers: list[str]) -> Callable[[Tensor, list[str]], Tensor]:
+    """(batch, adapter name per sample) -> output of a copy of the backbone with five adapters of rank 4 on `layers`."""
+    import peft
+
+    backbone = call_projections(copy.deepcopy(backbone))
     config = peft.LoraConfig(r=RANK, target_modules=layers, init_lora_weights=False)
-    model = peft.get_peft_model(copy.deepcopy(backbone), config, adapter_name=TASKS[0])
+    model = peft.get_peft_model(backbone, config, adapter_name=TASKS[0])
     for task in TASKS[1:]:
         model.add_adapter(task, config)
-    return [f"{name}.weight" for name in layers], model.eval()
+    return lend_names(model.eval(), layers)
 
 
 def training_step(model: nn.Module, x: Tensor, y: Tensor, *task: Tensor) -> Callable[[], None]:
@@ -135,14 +163,12 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor, *task: Tensor) -> Call
     return step
 
 
-def steps(preset: str, samples: int, side: int) -> dict[str, Callable[[], None]]:
+def steps(preset: str, samples: int, side: int, every: bool = False, uneven: bool = False) -> dict[str, Callable]:
     """The synchronous step of five tasks and the plain step on the same batch."""
-    plain, model = pair(preset)
+    plain, model = pair(preset, every)
     x, y = torch.rand(2, samples, 3, side, side)
-    return {
-        "modulated": training_step(model, x, y, task_mix(samples)),
-        "plain": training_step(plain, x, y),
-    }
+    task = as_in_training(samples) if uneven else evenly(samples)
+    return {"modulated": training_step(model, x, y, task), "plain": training_step(plain, x, y)}
 
 
 def _resident_peak() -> float:
@@ -162,7 +188,7 @@ def _peak(kind: str, preset: str, samples: int, side: int, results: multiprocess
 
 
 def peak_memory(preset: str, samples: int, side: int) -> dict[str, float]:
-    """Peak memory of the two steps, each in a fresh process, MiB, and their ratio."""
+    """Peak memory of the two steps, each in a fresh process, MiB."""
     context = multiprocessing.get_context("spawn")
     peaks = {}
     for kind in ("modulated", "plain"):
@@ -171,20 +197,44 @@ def peak_memory(preset: str, samples: int, side: int) -> dict[str, float]:
         process.start()
         peaks[kind] = results.get()
         process.join()
-    return {"median": peaks["modulated"] / peaks["plain"], **peaks}
+    return peaks
 
 
-def run(pairs: int = 50) -> dict[str, dict[str, float]]:
-    """What is compared -> median ratio with its quartiles."""
-    torch.set_num_threads(2)
-    rows = folded_and_switch(pairs) | mixed_forward(pairs)
-    for preset, samples, side in (("quick", 20, 64), ("small", 10, 128)):
-        both = steps(preset, samples, side)
-        what = f"{preset}, {samples} x {side}x{side}"
-        rows[f"synchronous step of 5 tasks / plain step, {what}"] = ratio(both["modulated"], both["plain"], pairs)
-        rows[f"peak memory of that step / plain, {what}"] = peak_memory(preset, samples, side)
+def training(pairs: int) -> list[Row]:
+    """Time and memory of the synchronous step over the plain one."""
+    rows = []
+    few = max(2, pairs // 3)
+    for preset, samples, side, bound, count in (("quick", 20, 64, 1.25, pairs), ("small", 10, 128, 1.15, few)):
+        what = f"synchronous step of 5 tasks / plain step, {preset}, batch {samples} x {side}x{side}"
+        for every, uneven, label in (
+            (False, False, ""),
+            (False, True, ", denoising 1.5 times"),
+            (True, False, f", {ALL}"),
+        ):
+            both = steps(preset, samples, side, every, uneven)
+            limit = None if label else bound
+            rows.append(ratio(what + label, both["modulated"], both["plain"], limit, count))
+        peaks = peak_memory(preset, samples, side)
+        what = f"peak memory of that step / plain step, {preset}"
+        rows.append(exact(what, peaks["modulated"] / peaks["plain"], 1.15))
     return rows
 
 
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))
+def packs() -> list[Row]:
+    """Bytes of five packs over those of the backbone."""
+    rows = []
+    for every, bound in ((False, 0.25), (True, None)):
+        plain, model = pair("small", every)
+        with TemporaryDirectory() as folder:
+            for task in TASKS:
+                save_pack(model, task, Path(folder) / f"{task}.safetensors")
+            save_file(plain.state_dict(), Path(folder) / "backbone")
+            written = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+            share = written / (Path(folder) / "backbone").stat().st_size
+        rows.append(exact(f"five packs / backbone, bytes on disk, small{f', {ALL}' if every else ''}", share, bound))
+    return rows
+
+
+def run(pairs: int = 50) -> list[Row]:
+    """All rows."""
+    return folded_and_switch(pairs) + mixed_forward(pairs) + training(pairs) + packs()

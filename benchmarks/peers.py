@@ -1,10 +1,14 @@
-"""Networks as people would write them from the papers, for comparison of speed. They know nothing of our backbone."""
+"""Networks as people would write them from the papers, for comparison of speed, and what PEFT needs to adapt ours."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from instruct_ipt.backbone import FocalContextSelfAttention, GlobalGridSelfAttention
 
 
 class LayerNorm2d(nn.Module):
@@ -174,10 +178,10 @@ class PlainRestormer(nn.Module):
 
 
 class UnfoldedDepthwise(nn.Module):
-    """Depthwise 5x5 + 3x3 + 1x1 + identity, as separate convolutions whose outputs are summed: (N, H, W, C) -> same.
+    """Depthwise branches and identity, as separate convolutions whose outputs are summed: (N, H, W, C) -> the same.
 
     Args:
-        weights: the (C, 1, k, k) kernels of k = 5, 3 and 1.
+        weights: the (C, 1, k, k) kernels.
     """
 
     def __init__(self, *weights: Tensor) -> None:
@@ -191,3 +195,54 @@ class UnfoldedDepthwise(nn.Module):
         for weight in self.weights:
             total = total + F.conv2d(image, weight, padding=weight.shape[-1] // 2, groups=channels)
         return total.permute(0, 2, 3, 1)
+
+
+class _CalledFocal(FocalContextSelfAttention):
+    def _attend_by_gram(self, windows: Tensor) -> Tensor:
+        return self._attend(windows)
+
+
+class _CalledGrid(GlobalGridSelfAttention):
+    def _attend(self, asking: Tensor, answering: Tensor) -> Tensor:
+        q, k, v = self.qkv(asking).chunk(3, dim=-1)
+        if answering is not asking:
+            _, k, v = self.qkv(answering).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, self._scaled(k), v, scale=asking.shape[-1] ** -0.5)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def _attend_to_few(self, asking: Tensor, answering: Tensor) -> Tensor:
+        return self._attend(asking, answering)
+
+
+def call_projections(backbone: nn.Module) -> nn.Module:
+    """Give the attention of our transformer its textbook form, in place: the same function, but its layers are called.
+
+    PEFT replaces a layer's forward, and so has no hold on a weight that is only read.
+    """
+    called = {FocalContextSelfAttention: _CalledFocal, GlobalGridSelfAttention: _CalledGrid}
+    for module in backbone.modules():
+        module.__class__ = called.get(type(module), type(module))
+    return backbone
+
+
+def lend_names(model: nn.Module, layers: list[str]) -> Callable[[Tensor, list[str]], Tensor]:
+    """Run a PEFT model with `adapter_names` although rows of its `layers` may be windows or tokens of a sample.
+
+    PEFT hands the names on to its layers by hooks like these, but refuses a layer that sees more rows than names.
+    """
+
+    def run(x: Tensor, names: list[str]) -> Tensor:
+        def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict) -> tuple[tuple[Tensor, ...], dict]:
+            rows = len(args[0]) // len(names)
+            return args, {**kwargs, "adapter_names": [name for name in names for _ in range(rows)]}
+
+        base = model.get_base_model()
+        hooks = [base.get_submodule(name).register_forward_pre_hook(before, with_kwargs=True) for name in layers]
+        try:
+            return base(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    return run

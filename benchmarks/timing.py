@@ -4,9 +4,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Literal
 
 Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: what is compared with what.
+        median, low, high: of the pairs; the quartiles equal the median where there is one exact value.
+        bound: what the median should stay within; None where nothing is promised.
+        sense: whether the bound is the most or the least.
+        unit: of all numbers.
+        pairs: how many there were; 1 for an exact value.
+    """
+
+    what: str
+    median: float
+    low: float
+    high: float
+    bound: float | None = None
+    sense: Literal["<=", ">="] = "<="
+    unit: Literal["ratio", "dB"] = "ratio"
+    pairs: int = 1
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bound is kept; None without a bound."""
+        if self.bound is None:
+            return None
+        return self.median <= self.bound if self.sense == "<=" else self.median >= self.bound
+
+
+def exact(what: str, value: float, bound: float | None = None) -> Row:
+    """A row whose value does not vary."""
+    return Row(what, value, value, value, bound)
 
 
 def seconds(work: Work) -> float:
@@ -16,19 +53,18 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def ratio(a: Work, b: Work, pairs: int = 50) -> dict[str, float]:
+def ratio(what: str, a: Work, b: Work, bound: float | None = None, pairs: int = 50) -> Row:
     """Time of `a` over time of `b`: both are called in turn, and each pair gives one ratio.
 
     The order within a pair alternates, so that neither always finds the other's caches. Two pairs before the first are
     not counted.
 
     Args:
+        what: the name of the row.
         a: the work in question.
         b: what it is compared with.
+        bound: the most that the median should be.
         pairs: number of pairs that count, >= 2.
-
-    Returns:
-        `median`, and the quartiles `low` and `high`, of the pairs' ratios.
     """
     ratios = []
     for index in range(pairs + 2):
@@ -38,4 +74,4 @@ def ratio(a: Work, b: Work, pairs: int = 50) -> dict[str, float]:
             above, below = seconds(a), seconds(b)
         ratios.append(above / below)
     low, _, high = quantiles(ratios[2:], n=4)
-    return {"median": median(ratios[2:]), "low": low, "high": high}
+    return Row(what, median(ratios[2:]), low, high, bound, pairs=pairs)

@@ -63,6 +63,10 @@ class TaskBias(nn.Module, ABC):
         """weight + increment, for each of G rows of task weights at once: (G, *shape)."""
 
     @abstractmethod
+    def write(self, into: Tensor, weight: Tensor, rows: TaskRows) -> None:
+        """Set `into` to what `add_to` gives for one row, bit for bit and without a copy where memory order allows."""
+
+    @abstractmethod
     def delta(self, task: int) -> Tensor:
         """The increment of one task, in the shape of the weight."""
 
@@ -84,8 +88,14 @@ class FullBias(TaskBias):
         return torch.tensordot(mix.to(self.full), self.full, dims=1)
 
     def add_to(self, weight: Tensor, rows: TaskRows) -> Tensor:
-        mixed = rows.tasks is None
-        return weight + (torch.tensordot(rows.mix, self.full, dims=1) if mixed else rows.pick(self.full))
+        return weight + self._increments(rows)
+
+    def _increments(self, rows: TaskRows) -> Tensor:
+        """(G, *shape)."""
+        return torch.tensordot(rows.mix, self.full, dims=1) if rows.tasks is None else rows.pick(self.full)
+
+    def write(self, into: Tensor, weight: Tensor, rows: TaskRows) -> None:
+        torch.add(weight, self._increments(rows)[0], out=into)
 
     def delta(self, task: int) -> Tensor:
         return self.full[task]
@@ -122,17 +132,27 @@ class LowRankBias(TaskBias):
         return (up[0] @ down[0]).view(self.shape)
 
     def add_to(self, weight: Tensor, rows: TaskRows) -> Tensor:
-        if rows.tasks is None:
-            up, down = self._concatenated(rows.mix)
-        else:
-            up, down = rows.pick(self.up), self.down[rows.tasks]
+        up, down = self._factors(rows)
         matrix = weight.reshape(1, *matrix_shape(self.shape)).expand(len(up), -1, -1)
         return torch.baddbmm(matrix, up, down).view(-1, *self.shape)
+
+    def _factors(self, rows: TaskRows) -> tuple[Tensor, Tensor]:
+        """(G, rows, k) and (G, k, cols)."""
+        if rows.tasks is None:
+            return self._concatenated(rows.mix)
+        return rows.pick(self.up), self.down[rows.tasks]
 
     def _concatenated(self, mix: Tensor) -> tuple[Tensor, Tensor]:
         """Factors (G, rows, T r) and (G, T r, cols) whose product is the mixed bias: one product, not a sum of T."""
         up = (mix[:, :, None, None] * self.up).transpose(1, 2).flatten(2)
         return up, self.down.flatten(0, 1).expand(len(mix), -1, -1)
+
+    def write(self, into: Tensor, weight: Tensor, rows: TaskRows) -> None:
+        if not into.is_contiguous():
+            into.copy_(self.add_to(weight, rows)[0])
+            return
+        matrix = 1, *matrix_shape(self.shape)
+        torch.baddbmm(weight.reshape(matrix), *self._factors(rows), out=into.view(matrix))
 
     def delta(self, task: int) -> Tensor:
         return (self.up[task] @ self.down[task]).view(self.shape)

@@ -97,6 +97,8 @@ class TaskWeight(Tensor):
             return _linear(groups, *args, **kwargs)
         if func in _MATMUL and isinstance(args[1], TaskWeight) and args[1].ndim == 2:
             return _linear(groups, args[0], args[1].t())
+        if func is torch.baddbmm and not kwargs and not any(isinstance(arg, TaskWeight) for arg in args[1:]):
+            return func(_per_row(groups, args[0], args[1]), *args[1:])
         if func in _LAYERS and not isinstance(args[0], TaskWeight):
             return _per_group(groups, func, *args, **kwargs)
         if func in _ELEMENTWISE and any(_is_data(arg, args) for arg in args):
@@ -228,6 +230,14 @@ def _spread(groups: Groups, func: Callable[..., Tensor], /, *args: Any, **kwargs
     return func(*map(view, args), **kwargs).flatten(0, 1)
 
 
+def _per_row(groups: Groups, weight: TaskWeight, data: Tensor) -> Tensor:
+    """A weight (columns) as what is added to each of the matrices (N * k, ...) of its group: (N * k, 1, columns)."""
+    if weight.ndim != 1:
+        raise NotUnderstoodError(f"a modulated weight of shape {tuple(weight.shape)} is added to a batch of products")
+    rows = torch.tensor(groups.rows(data), device=data.device)
+    return weight.stack.repeat_interleave(rows, dim=0, output_size=len(data))[:, None]
+
+
 def _weights_only(groups: Groups, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of weights alone: the same for each group."""
     name = getattr(func, "__name__", "")
@@ -251,8 +261,10 @@ def _on_stacks(func: Callable[..., Any], ndim: int, args: tuple[Any, ...], kwarg
         return func(args[0].stack, *args[1:], **kwargs)
     if func in _ELEMENTWISE:
         return func(*(_aligned(arg, ndim) for arg in args), **kwargs)
-    if func in (torch.chunk, Tensor.chunk) and len(args) == 2 and not kwargs:
-        return args[0].stack.chunk(args[1], 1)
+    if func in (torch.chunk, Tensor.chunk, torch.split, Tensor.split) and len(args) == 2 and not kwargs:
+        return func(args[0].stack, args[1], 1)
+    if func in (torch.t, Tensor.t) and ndim == 2:
+        return args[0].stack.transpose(1, 2)
     leaves, spec = tree_flatten((args, kwargs))
 
     def one(*weights: Tensor) -> Any:
@@ -291,7 +303,7 @@ def run_at_once(
         NotUnderstoodError: a stacked weight is used in a way that is not known.
     """
     weights = {name: TaskWeight.of(stack, groups) for name, stack in stacks.items()}
-    output = functional_call(backbone, weights | dict(buffers), (x,))
+    output = functional_call(backbone, weights | dict(buffers), (x,), tie_weights=False)
     if isinstance(output, TaskWeight):
         raise NotUnderstoodError("activations were taken for weights")
     return output
@@ -307,9 +319,8 @@ def run_in_turn(
     """The same with one pass per group: what `run_at_once` has to equal."""
     parts = x.split(groups.counts)
     weights = [dict(zip(stacks, members, strict=True)) for members in zip(*stacks.values(), strict=True)]
-    return torch.cat(
-        [functional_call(backbone, w | dict(buffers), (part,)) for w, part in zip(weights, parts, strict=True)]
-    )
+    pairs = zip(weights, parts, strict=True)
+    return torch.cat([functional_call(backbone, w | dict(buffers), (part,), tie_weights=False) for w, part in pairs])
 
 
 @torch.no_grad()

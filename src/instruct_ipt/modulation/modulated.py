@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class Modulated(TaskModule):
         super().__init__(backbone, tasks)
         self.biases = nn.ModuleDict({_key(name): bias for name, bias in biases.items()})
         self._names = tuple(biases)
+        # Where each modulated parameter hangs: asking a large network for all its names takes a millisecond.
+        self._owners = {name: _owner(backbone, name) for name in biases}
         self._unfolded: dict[str, Tensor] = {}
         self._folded: tuple[float, ...] | None = None
         self._proofs: dict[tuple[tuple[int, ...], bool], bool] = {}
@@ -42,6 +44,10 @@ class Modulated(TaskModule):
     def bias(self, name: str) -> TaskBias:
         """The task bias of the backbone's parameter `name`."""
         return self.biases[_key(name)]
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """The modulated parameters of the backbone, by name."""
+        return {name: getattr(module, leaf) for name, (module, leaf) in self._owners.items()}
 
     def forward(self, x: Tensor, task: TaskChoice, strength: float = 1.0) -> Tensor:
         """Run x, (N, ...), with the weights of `task` (see `TaskChoice`); strength in [0, 1.5] scales the biases.
@@ -61,7 +67,9 @@ class Modulated(TaskModule):
             return self._run_folded(x, rows)
         stacks = self._stacks(rows)
         if len(rows) == 1:
-            return functional_call(self.backbone, {name: stack[0] for name, stack in stacks.items()}, (x,))
+            single = {name: stack[0] for name, stack in stacks.items()}
+            # No selected weight is tied to another (`modulate`), and looking for ties takes as long as some layers.
+            return functional_call(self.backbone, single, (x,), tie_weights=False)
         order = torch.argsort(group, stable=True).to(x.device)
         x, groups = x[order], Groups.of(counts.tolist(), x.device)
         run = run_at_once if self.one_pass(x, groups) else run_in_turn
@@ -83,12 +91,9 @@ class Modulated(TaskModule):
             raise ValueError("another task or strength is folded into the weights; call unfold_() before choosing one")
         return self.backbone(x)
 
-    def _stacks(self, mix: Tensor, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Parameter name -> weight plus bias for each of the G rows (G, T) of task weights, (G, *shape).
-
-        `weights` stand in for the backbone's own.
-        """
-        weights = weights or dict(self.backbone.named_parameters())
+    def _stacks(self, mix: Tensor) -> dict[str, Tensor]:
+        """Parameter name -> weight plus bias for each of the G rows (G, T) of task weights, (G, *shape)."""
+        weights = self._weights()
         rows = TaskRows.of(mix, weights[self._names[0]])
         # Sums of weights are exact under autocast too; the layers themselves cast what they take.
         with torch.autocast(rows.mix.device.type, enabled=False):
@@ -103,9 +108,10 @@ class Modulated(TaskModule):
         mix = task_mix(task, self.tasks, 1) * check_strength(strength)
         self.require_unfolded()
         folded = copy.deepcopy(self.backbone)
-        parameters = dict(folded.named_parameters())
-        for name, stack in self._stacks(mix).items():
-            parameters[name].copy_(stack[0])
+        weights = self._weights()
+        rows = TaskRows.of(mix, weights[self._names[0]])
+        for name, weight in weights.items():
+            self.bias(name).write(folded.get_parameter(name), weight, rows)
         return folded
 
     @torch.no_grad()
@@ -115,19 +121,20 @@ class Modulated(TaskModule):
         Doing it again replaces the task, always starting from the original weights.
         """
         mix = task_mix(task, self.tasks, 1) * check_strength(strength)
-        parameters = dict(self.backbone.named_parameters())
+        weights = self._weights()
         if self._folded is None:
-            self._unfolded = {name: parameters[name].clone() for name in self._names}
-        stacks = self._stacks(mix, self._unfolded)
-        torch._foreach_copy_([parameters[name] for name in self._names], [stack[0] for stack in stacks.values()])
+            self._unfolded = {name: weight.clone() for name, weight in weights.items()}
+        rows = TaskRows.of(mix, weights[self._names[0]])
+        for name, weight in weights.items():
+            self.bias(name).write(weight, self._unfolded[name], rows)
         self._folded = tuple(mix[0].tolist())
 
     @torch.no_grad()
     def unfold_(self) -> None:
         """Restore the weights from before `fold_`, bit for bit. Without a folded task nothing happens."""
-        parameters = dict(self.backbone.named_parameters())
+        weights = self._weights()
         for name, original in self._unfolded.items():
-            parameters[name].copy_(original)
+            weights[name].copy_(original)
         self._unfolded, self._folded = {}, None
 
     def require_unfolded(self) -> None:
@@ -183,6 +190,12 @@ def _check_supported(parameters: dict[str, nn.Parameter], chosen: set[str]) -> N
             raise ValueError(f"parameter {name} has no shape yet; run the model once first")
         if not weight.is_floating_point() or not weight.numel():
             raise ValueError(f"parameter {name} is {weight.dtype} of shape {tuple(weight.shape)}; cannot carry a bias")
+
+
+def _owner(backbone: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that a parameter hangs on, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return backbone.get_submodule(path), leaf
 
 
 def _key(name: str) -> str:

@@ -1,0 +1,72 @@
+"""All comparisons of speed, memory, size and learning, as one table.
+
+    make bench                                   everything, about half an hour on two quiet cores
+    python -m benchmarks backbone modulation     some of it
+
+Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles. `results.json` beside
+this file keeps the last run of each suite, with the versions and the processor that it ran on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .timing import Row
+
+SUITES = ("backbone", "modulation", "quality")
+RESULTS = Path(__file__).parent / "results.json"
+THREADS = 2
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, beside the code."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    packages = {name: version(name) for name in ("torch", "numpy", "peft")}
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": THREADS, "python": platform.python_version(), **packages}
+
+
+def show(row: Row) -> str:
+    """One line of the table."""
+    bound = "" if row.bound is None else f"{row.sense} {row.bound:g}"
+    verdict = {None: "", True: "ok", False: "MISSED"}[row.holds]
+    spread = f"[{row.low:.3f}, {row.high:.3f}]" if row.pairs > 1 else ""
+    return f"{row.what:<100} {row.median:8.3f} {spread:<18} {row.pairs:5d} {bound:<8} {verdict}".rstrip()
+
+
+def main() -> None:
+    """Run the suites named on the command line (all without a name), print the table and keep it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"any of {', '.join(SUITES)}; all without a name")
+    parser.add_argument("--pairs", type=int, default=50, help="interleaved pairs per ratio (default: 50)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.suites) - set(SUITES):
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+    if arguments.pairs < 2:
+        parser.error(f"--pairs is {arguments.pairs}; at least 2 are needed for quartiles")
+    torch.set_num_threads(THREADS)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    print(f"{'':<100} {'median':>8} {'quartiles':<18} {'pairs':>5} bound")
+    for suite in arguments.suites or SUITES:
+        rows = importlib.import_module(f"benchmarks.{suite}").run(arguments.pairs)
+        print(*map(show, rows), sep="\n", flush=True)
+        kept[suite] = {"machine": machine(), "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
+        temporary = RESULTS.with_suffix(".tmp")
+        temporary.write_text(json.dumps(kept, indent=2) + "\n")
+        os.replace(temporary, RESULTS)
+
+
+if __name__ == "__main__":
+    main()
