@@ -42,10 +42,46 @@ class Context:
 def run_stage(name: str) -> None:
     """Run stage ``name`` of :data:`instruct_ipt.stage_table.STAGES` on the parameters of `params.yaml`.
 
+    Where torchrun started several processes, the first does all of this and the others only train with it.
+
     Raises:
-        InputError: an input is missing, or was made with other parameters or code than those that stand now.
+        InputError: an input is missing, or was made with other parameters or code than those that stand now; or a stage
+            that does not train was started by torchrun.
     """
     stage = STAGES[name]
+    if not _torchrun():
+        _run(stage)
+        return
+    if not (name.startswith("train_") or name == "experts"):
+        raise InputError(f"`ipt {name}` does not train and runs in one process; start it without torchrun")
+    from instruct_ipt.training.distributed import joined
+
+    with joined() as world:
+        if world.first:
+            _run(stage)
+        else:
+            _train_along(stage, world.rank)
+
+
+def _torchrun() -> bool:
+    # As torch.distributed.is_torchelastic_launched() has it, but most stages do not need torch.
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _train_along(stage: Stage, rank: int) -> None:
+    """Train with the first process, which alone publishes and is tracked; what is written here is thrown away."""
+    configuration = params_module.load()
+    check_inputs(stage.inputs, configuration)
+    work = SCRATCH / "work" / f"{stage.name}-rank-{rank}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    view = params_module.View(configuration, stage.sections)
+    importlib.import_module(stage.modules[0]).run(Context(view, work, work / "checkpoints", tracking.Tracker()))
+    shutil.rmtree(work)
+
+
+def _run(stage: Stage) -> None:
+    name = stage.name
     configuration = params_module.load()
     check_inputs(stage.inputs, configuration)
     started = current_record(stage, configuration)
@@ -76,8 +112,10 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     """Train and score one cell of the ablation grid; returns its folder.
 
     Raises:
-        InputError: the cell is not in the grid, or what it stands on is missing or stale.
+        InputError: the cell is not in the grid, or what it stands on is missing or stale; or torchrun started it.
     """
+    if _torchrun():
+        raise InputError("`ipt cell` runs in one process; start it without torchrun")
     configuration = params_module.load()
     cell = find_cell(configuration, study, setting, seed)
     check_inputs([path.as_posix() for path in LEAVES], configuration)
@@ -107,8 +145,8 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     patches = [params_module.PatchPhase(share=1.0, size=grid.patch)]
     scale = {"steps": grid.steps, "batch_per_task": grid.batch_per_task, "patches": patches, "threads": grid.threads}
     settings = configuration.training.model_copy(update=scale | {"validate_every": grid.steps})
-    facts = spec["cell"] | {"rule": spec["rule"]}
-    cell.run(facts, settings, configuration.degradation, configuration.backbone.preset, checkpoints, tracker, out)
+    degradation, backbone = configuration.degradation, configuration.backbone
+    cell.run(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from instruct_ipt.adaptation import RIVALS, Shared
 from instruct_ipt.backbone import build_backbone
@@ -15,14 +17,22 @@ from instruct_ipt.modulation import RankRule, modulate
 from instruct_ipt.tasks import TASKS
 
 if TYPE_CHECKING:
-    from instruct_ipt.backbone import UNet
+    from instruct_ipt.backbone import UShape
     from instruct_ipt.modulation import TaskModel
 
 
-def new_backbone(preset: str, seed: int) -> UNet:
-    """A freshly initialised backbone; the same preset and seed give the same weights."""
+def new_backbone(backbone: Any, seed: int) -> UShape:
+    """A freshly initialised backbone; the same choice and seed give the same weights.
+
+    Args:
+        backbone: the `backbone` section of the parameters (preset, kind, checkpoint), or the name of a preset of the
+            transformer.
+        seed: of torch's global generator.
+    """
     torch.manual_seed(seed)
-    return build_backbone(preset)
+    if isinstance(backbone, str):
+        return build_backbone(backbone)
+    return build_backbone(backbone.preset, backbone.kind, backbone.checkpoint)
 
 
 def read_selection(path: Path) -> list[str]:
@@ -40,27 +50,33 @@ def read_selection(path: Path) -> list[str]:
     return list(groups)
 
 
-def selected_weights(backbone: UNet, groups: list[str]) -> list[str]:
+def selected_weights(backbone: UShape, groups: list[str]) -> list[str]:
     """Parameter names of the weight groups, in network order."""
     members = backbone.weight_groups()
     return [name for group in groups for name in members[group]]
 
 
-def build_shared(preset: str, seed: int) -> TaskModel:
+def build_shared(backbone: Any, seed: int, tasks: Sequence[str] = TASKS) -> TaskModel:
     """One network for all tasks, without task biases."""
-    return Shared(new_backbone(preset, seed), TASKS)
+    return Shared(new_backbone(backbone, seed), tasks)
 
 
-def build_modulation(preset: str, seed: int, groups: list[str], rule: RankRule) -> TaskModel:
+def build_modulation(backbone: Any, seed: int, groups: list[str], rule: RankRule) -> TaskModel:
     """A backbone with task biases on the selected weight groups."""
-    backbone = new_backbone(preset, seed)
-    generator = torch.Generator().manual_seed(seed)
-    return modulate(backbone, TASKS, selected_weights(backbone, groups), rule, generator=generator)
+    network = new_backbone(backbone, seed)
+    return build_biases(network, seed, selected_weights(network, groups), rule)
 
 
-def build_rival(name: str, preset: str, seed: int, budget: int) -> TaskModel:
+def build_biases(
+    network: nn.Module, seed: int, names: Sequence[str], rule: RankRule, tasks: Sequence[str] = TASKS
+) -> TaskModel:
+    """Task biases on the parameters ``names`` of a backbone."""
+    return modulate(network, tasks, names, rule, generator=torch.Generator().manual_seed(seed))
+
+
+def build_rival(name: str, backbone: Any, seed: int, budget: int, tasks: Sequence[str] = TASKS) -> TaskModel:
     """A feature-adaptation rival (``film``, ``prompt``, ...) on the same backbone, near ``budget`` added parameters."""
-    return RIVALS[name](new_backbone(preset, seed), TASKS, budget)
+    return RIVALS[name](new_backbone(backbone, seed), tasks, budget)
 
 
 def rank_rule(kind: str, value: float) -> RankRule:

@@ -70,11 +70,11 @@ class Checkpoints:
             old.unlink()
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest readable state; a damaged one is passed over with a warning."""
+        """The newest readable state, on the CPU; a damaged one is passed over with a warning."""
         for path in reversed(self._paths()):
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                return torch.load(io.BytesIO(content[32:]), weights_only=True)
+                return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
             print(f"{path} is damaged; going back to the checkpoint before it", file=sys.stderr)
         return None
 

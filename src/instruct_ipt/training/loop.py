@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from instruct_ipt.data.stream import Batch, PatchStream, prefetch
-from instruct_ipt.progress import progress
-from instruct_ipt.tasks import TASKS
+from instruct_ipt.progress import Advance, progress
 from instruct_ipt.training.checkpoint import Checkpoints
+from instruct_ipt.training.distributed import World
 from instruct_ipt.training.losses import restoration_loss
 from instruct_ipt.training.phases import Phase, counts_of, patch_at, rate_at
 
@@ -37,7 +37,7 @@ class Run:
 
     Attributes:
         history: rows (step, task, loss, psnr, lr) at every validation.
-        losses: running sums of the loss and counts per task since the last validation.
+        losses: running sums of the error and counts per task since the last validation, over all processes.
         skipped: steps in a row whose loss was not finite.
     """
 
@@ -47,7 +47,7 @@ class Run:
 
 
 class Trainer:
-    """Trains one task model through its phases.
+    """Trains one task model through its phases, alone or together with the other processes of a `World`.
 
     Args:
         model: backbone with whatever serves its tasks; trained in place.
@@ -70,8 +70,12 @@ class Trainer:
         title: str = "training",
     ) -> None:
         self.model, self.stream, self.settings = model, stream, settings
-        self.validate, self.observe, self.title = validate, observe, title
-        self.checkpoints = Checkpoints(checkpoints)
+        self.validate, self.title = validate, title
+        self.world = World.current()
+        self.observe = observe if self.world.first else None
+        self.checkpoints = Checkpoints(checkpoints if self.world.first else None)
+        if self.world.device:
+            model.to(self.world.device)  # type: ignore[attr-defined]
         self.device = next(model.parameters()).device
         self.run = Run()
 
@@ -83,10 +87,13 @@ class Trainer:
 
         Raises:
             FloatingPointError: the loss was not finite in more than :data:`MAX_SKIPPED` steps in a row.
+            InputError: a batch has fewer samples than there are processes.
         """
         torch.set_num_threads(self.settings.threads)
-        state = self.checkpoints.latest()
-        with progress(self.title, sum(phase.steps for phase in phases)) as advance:
+        self.world.start_alike(self.model)
+        # Read by the process that writes them and sent round: the others may see another disk, or an older state of it.
+        state = self.world.broadcast(self.checkpoints.latest())
+        with self._progress(sum(phase.steps for phase in phases)) as advance:
             begun = 0
             for number, phase in enumerate(phases):
                 if state is None or state["phase"] == number:
@@ -96,19 +103,23 @@ class Trainer:
         self.checkpoints.clear()
         return self.run.history
 
-    def _phase(self, number: int, phase: Phase, begun: int, state: dict[str, Any] | None, advance: Any) -> None:
+    def _progress(self, steps: int) -> AbstractContextManager[Advance]:
+        return progress(self.title, steps) if self.world.first else nullcontext(lambda done, note: None)
+
+    def _phase(self, number: int, phase: Phase, begun: int, state: dict[str, Any] | None, advance: Advance) -> None:
         self.model.set_trainable(backbone=phase.backbone, biases=phase.biases)
         optimiser = make_optimiser(self.model, self.settings)
         average = [p.detach().clone() for p in self.model.parameters()]
         first = 0
         if state is not None:
             first = self._restore(state, optimiser, average)
-        counts = counts_of(self.settings.task_weights, self.settings.batch_per_task, phase.tasks or TASKS)
+        counts = counts_of(self.settings.task_weights, self.settings.batch_per_task, phase.tasks or self.model.tasks)
         plan = [
             (begun + step, patch_at(step, phase.steps, self.settings.patches), counts)
             for step in range(first, phase.steps)
         ]
-        for step, batch in enumerate(prefetch(self.stream, plan, self.settings.workers), start=first):
+        stream = self.world.share(self.stream)
+        for step, batch in enumerate(prefetch(stream, plan, self.settings.workers), start=first):
             rate = rate_at(step, phase.steps, self.settings.warmup)
             loss = self._step(optimiser, batch, rate, begun + step)
             self._average(average, step)
@@ -125,8 +136,8 @@ class Trainer:
     def _step(self, optimiser: torch.optim.Optimizer, batch: Batch, rate: float, step: int) -> float:
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * rate
-        loss = self._losses(batch)
-        value = float(loss.detach())
+        loss, errors = self._losses(batch)
+        value, share = self._note(batch, float(loss.detach()), errors)
         optimiser.zero_grad(set_to_none=True)
         if not math.isfinite(value):
             self._skip(step, batch)
@@ -134,30 +145,45 @@ class Trainer:
         self.run.skipped = 0
         loss.backward()
         trained = [p for group in optimiser.param_groups for p in group["params"]]
+        self.world.average_gradients(trained, share)
         nn.utils.clip_grad_norm_(trained, self.settings.clip)
         optimiser.step()
         return value
 
-    def _losses(self, batch: Batch) -> Tensor:
-        """Mean loss over the batch; the sums per task are kept for the history."""
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss over the batch, and each sample's mean absolute error (N,), without gradient."""
         task = torch.from_numpy(batch.task).to(self.device)
         target = to_tensor(batch.target, self.device)
         with autocast(self.settings.precision, self.device):
             output = self.model(to_tensor(batch.input, self.device), task)
-        output = output.float()
         loss = restoration_loss(output, target, self.settings.loss.l1, self.settings.loss.frequency)
         with torch.no_grad():
-            error = (output - target).abs().mean(dim=(1, 2, 3))
-        for index, value in zip(batch.task.tolist(), error.tolist(), strict=True):
-            total = self.run.losses.setdefault(TASKS[index], [0.0, 0.0])
-            total[0] += value
-            total[1] += 1
-        return loss
+            return loss, (output - target).abs().mean(dim=(1, 2, 3))
+
+    def _note(self, batch: Batch, loss: float, errors: Tensor) -> tuple[float, float]:
+        """Add the errors to the history's sums per task, unless the loss is not finite.
+
+        Returns:
+            The mean loss over the samples of all processes, and the share of the samples that this process had.
+        """
+        # One row per task (sum of errors, samples), and one for the loss: a step has one small sum over all processes.
+        # It is taken before the backward pass, so that all of them skip a step if one has to.
+        table = torch.zeros(len(self.model.tasks) + 1, 2, dtype=torch.float64)
+        rows = torch.stack([errors.double().cpu(), torch.ones(len(errors), dtype=torch.float64)], dim=1)
+        table.index_add_(0, torch.from_numpy(batch.task), rows)
+        table[-1] = torch.tensor([loss * len(errors), len(errors)])
+        *totals, (loss_sum, samples) = self.world.sum(table).tolist()
+        if math.isfinite(loss_sum):
+            for task, (error, count) in zip(self.model.tasks, totals, strict=True):
+                if count:
+                    before = self.run.losses.get(task, [0.0, 0.0])
+                    self.run.losses[task] = [before[0] + error, before[1] + count]
+        return loss_sum / samples, len(errors) / samples
 
     def _skip(self, step: int, batch: Batch) -> None:
         self.run.skipped += 1
         if self.run.skipped > MAX_SKIPPED:
-            present = ", ".join(TASKS[i] for i in sorted(set(batch.task.tolist())))
+            present = ", ".join(self.model.tasks[i] for i in sorted(set(batch.task.tolist())))
             raise FloatingPointError(
                 f"the loss was not finite in {self.run.skipped} steps in a row, last at step {step} (tasks {present}); "
                 "lower training.learning_rate or training.clip"
@@ -172,7 +198,8 @@ class Trainer:
     def _record(self, step: int, optimiser: torch.optim.Optimizer, average: list[Tensor]) -> None:
         assert self.validate is not None
         with swapped(self.model, average):
-            scores = self.validate(self.model)
+            # By the first process alone: on a CPU the others would only slow it down.
+            scores = self.world.broadcast(self.validate(self.model) if self.world.first else {})
         rate = optimiser.param_groups[0]["lr"]
         shown: dict[str, float] = {}
         for task, psnr in scores.items():

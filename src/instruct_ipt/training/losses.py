@@ -22,6 +22,9 @@ def restoration_loss(output: Tensor, target: Tensor, l1: float, frequency: float
     loss = l1 * (output - target).abs().mean()
     if frequency:
         # F is linear: one transform of the difference instead of two transforms.
-        spectrum = torch.view_as_real(torch.fft.rfft2((output - target).float(), norm="ortho"))
+        difference = output - target
+        # There is no transform in half precision.
+        at_least_single = difference.to(torch.promote_types(difference.dtype, torch.float32))
+        spectrum = torch.view_as_real(torch.fft.rfft2(at_least_single, norm="ortho"))
         loss = loss + frequency * spectrum.abs().mean()
     return loss

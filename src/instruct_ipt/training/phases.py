@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from instruct_ipt.tasks import split_level
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -70,5 +72,5 @@ def patch_at(step: int, steps: int, patches: Sequence[Any]) -> int:
 
 
 def counts_of(weights: Mapping[str, float], batch_per_task: int, tasks: Sequence[str]) -> dict[str, int]:
-    """Samples per task in a batch: ``batch_per_task`` times the task's weight, at least one."""
-    return {task: max(1, round(batch_per_task * weights[task])) for task in tasks}
+    """Samples per task in a batch: ``batch_per_task`` times the weight of the task's damage, at least one."""
+    return {task: max(1, round(batch_per_task * weights[split_level(task)[0]])) for task in tasks}
