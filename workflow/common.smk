@@ -8,8 +8,6 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.params import load
 from instruct_ipt.stages._cells import LEAVES, cell_record, cells_of, find_cell, settings_of
 
-
-
 def stop(message):
     """End with one line: an exception raised in an input function would drag a traceback along."""
     print(f"ipt: {message}", file=sys.stderr, flush=True)
@@ -25,7 +23,7 @@ except InputError as error:
 wildcard_constraints:
     profile="[a-z]+",
     study="[a-z_]+",
-    setting=r"[a-z_]+(-[0-9.]+)?",
+    setting=r"[a-z_]+(\+[a-z]+)?(-([a-z_]+|[0-9.]+))?",
     seed=r"[0-9]+",
 
 

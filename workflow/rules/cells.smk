@@ -7,18 +7,21 @@ rule cell:
         made_with=made_with,
     log:
         "logs/ablations/{profile}/{study}/{setting}/seed-{seed}.log",
+    benchmark:
+        "logs/ablations/{profile}/{study}/{setting}/seed-{seed}.benchmark.tsv"
     threads: PARAMS.ablations.threads
     resources:
         mem_mb=1500,
     shell:
-        "ipt cell {wildcards.study} {wildcards.setting} {wildcards.seed} > {log} 2>&1"
+        "ipt cell {wildcards.study:q} {wildcards.setting:q} {wildcards.seed} > {log:q} 2>&1"
 
 
-rule rank:
-    input:
-        cell_files("rank"),
+# One target per study: `snakemake -c2 rank`.
+for study in settings_of(PARAMS):
 
-
-rule strategy:
-    input:
-        cell_files("strategy"),
+    rule:
+        name:
+            study
+        localrule: True
+        input:
+            cell_files(study),
