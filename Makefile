@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint status ui clean
+.PHONY: help setup repro test bench lint status ui clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ repro: $(READY)  ## replicate the whole study (PROFILE=smoke|quick|study|paper s
 
 test: $(READY)  ## run the tests
 	@python -m pytest -q
+
+bench: $(READY)  ## compare speed, memory, size and learning with named peers (half an hour on two quiet cores)
+	@python -m benchmarks
 
 lint: $(READY)  ## check the code's style
 	@ruff check src tests workflow benchmarks && ruff format --check src tests benchmarks

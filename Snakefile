@@ -8,13 +8,8 @@ min_version("9.0")
 include: "workflow/common.smk"
 
 
-localrules:
-    all,
-    rank,
-    strategy,
-
-
 rule all:
+    localrule: True
     input:
         cell_files(),
 

@@ -54,6 +54,10 @@ CASES = {
     ),
     "no such profile": (lambda v: v.update(profile="huge"), ["profile", "huge", "smoke, quick, study, paper"]),
     "no such group": (lambda v: v["sensitivity"].update(groups=["ffn.mid"]), ["sensitivity.groups", "ffn.in"]),
+    "a seed given twice": (
+        lambda v: v["profiles"]["study"]["sensitivity"].update(seeds=[0, 1, 0]),
+        ["sensitivity.seeds", "study", "once"],
+    ),
     "empty range": (
         lambda v: v["degradation"]["dehaze"].update(beta=[2, 1]),
         ["degradation.dehaze.beta", "low <= high"],

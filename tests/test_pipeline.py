@@ -113,7 +113,9 @@ def test_result_files_have_their_columns_and_rows(study):
         "results/rank_energy.csv": "source task group layer stage_depth rank cumulative_energy",
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
         "results/samples.csv": "task dataset image method file psnr",
-        "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps",
+        "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps params_total "
+        "psnr_backbone",
+        "ablations/per_image.csv": "profile study setting seed task image psnr ssim",
     }
     for file, names in columns.items():
         rows = study.rows(file)
@@ -177,7 +179,7 @@ def test_a_changed_rank_reruns_only_what_depends_on_it(study):
     with study.edited("params.yaml", "value: 4 ", "value: 2 "):
         status = json.loads(study.run("dvc", "status", "--json").stdout)
         assert set(status) == {"train_modulation", "train_film", "evaluate", "ablations"}
-        assert study.jobs() == 2, "the two strategy cells use this rank, the rank cells do not"
+        assert study.jobs() == 4, "two cells of strategy and two of sensitivity use this rank, the others do not"
 
 
 def test_one_cell_alone_from_snakemake(study):

@@ -24,6 +24,10 @@ GROUPS: tuple[str, ...] = (
     "norm", "downsample", "upsample", "head", "tail",
 )  # fmt: skip
 PROTOCOL_NAMES: tuple[str, ...] = ("rgb", "rgb-crop16", "y-limited")
+METHODS: tuple[str, ...] = (
+    "shared", "experts", "film", "prompt", "gate", "adapter", "task_norm", "task_head", "full", "constant",
+    "proportional",
+)  # fmt: skip
 STRATEGIES: tuple[str, ...] = ("synchronous", "frozen", "two_stage", "shared", "experts")
 
 TaskName = Literal["denoise", "deblur", "derain", "dehaze", "desnow"]
@@ -65,10 +69,17 @@ def _odd(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("every seed may stand here once")
+    return values
+
+
 ShareRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_shares)]
 SizeRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_not_negative)]
 AngleRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_angles)]
 OddRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_odd)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -128,7 +139,9 @@ class DegradationParams(Section):
 
 
 class BackboneParams(Section):
+    kind: Literal["ipt", "naf"]
     preset: Literal["tiny", "quick", "small", "base"]
+    checkpoint: bool
 
 
 class ModulationParams(Section):
@@ -197,7 +210,9 @@ class ExpertsParams(Section):
 
 class SensitivityParams(Section):
     groups: list[Literal[GROUPS]]  # type: ignore[valid-type]
+    seeds: Seeds
     steps: Count
+    batches: Count
     batch: Count
     learning_rate: Positive
     budget: Annotated[float, Field(gt=0.0, le=1.0)]
@@ -212,6 +227,29 @@ class EvaluationParams(Section):
     protocols: Annotated[list[Literal[PROTOCOL_NAMES]], Field(min_length=1)]  # type: ignore[valid-type]
 
 
+class PairedClaimParams(Section):
+    margin: Annotated[float, Field(ge=0.0)]
+    unit: Literal["dB", "SSIM"]
+
+
+class CostClaimParams(Section):
+    margin: Positive
+    unit: Literal["%", "parameters"]
+
+
+class ClaimsParams(Section):
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)]
+    correction: Literal["holm", "none"]
+    images: Literal["sampled", "fixed"]
+    features_fail: PairedClaimParams
+    gap_matters: PairedClaimParams
+    sensitive_beats_random: PairedClaimParams
+    constant_beats_proportional: PairedClaimParams
+    synchronous_beats_frozen: PairedClaimParams
+    synchronous_beats_two_stage: PairedClaimParams
+    cost_is_humble: CostClaimParams
+
+
 class RankGrid(Section):
     constant: list[Count]
     proportional: list[Annotated[float, Field(gt=0.0, le=1.0)]]
@@ -221,14 +259,40 @@ class StrategyGrid(Section):
     settings: list[Literal[STRATEGIES]]  # type: ignore[valid-type]
 
 
+class AdaptationGrid(Section):
+    rank: Count
+    five: list[Literal[METHODS]]  # type: ignore[valid-type]
+    noise: list[Literal[METHODS]]  # type: ignore[valid-type]
+
+
+class SensitivityGrid(Section):
+    settings: list[Literal["shared", "selected", "all"]]
+    random: Annotated[int, Field(ge=0)]
+
+
+def _two_tasks(pair: str) -> str:
+    names = pair.split("+")
+    if len(names) != 2 or names[0] == names[1] or not set(names) <= set(TASKS):
+        raise ValueError(f"two tasks with a + between are needed, of {', '.join(TASKS)}")
+    return pair
+
+
+class TaskGapGrid(Section):
+    pairs: list[Annotated[str, AfterValidator(_two_tasks)]]
+    methods: list[Literal[METHODS]]  # type: ignore[valid-type]
+
+
 class AblationParams(Section):
     steps: Count
     batch_per_task: Count
     patch: Annotated[int, Field(ge=16, multiple_of=8)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     threads: Count
     rank: RankGrid
     strategy: StrategyGrid
+    adaptation: AdaptationGrid
+    sensitivity: SensitivityGrid
+    task_gap: TaskGapGrid
 
 
 class Params(Section):
@@ -245,6 +309,7 @@ class Params(Section):
     sensitivity: SensitivityParams
     rank: RankParams
     evaluation: EvaluationParams
+    claims: ClaimsParams
     ablations: AblationParams
 
 

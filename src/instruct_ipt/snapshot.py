@@ -10,7 +10,7 @@ from pathlib import Path
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import load
-from instruct_ipt.paths import FIGURES, RESULTS, RUNTIME, TABLES
+from instruct_ipt.paths import FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.summary import gains
 
@@ -30,7 +30,8 @@ def snapshot(readme: Path = Path("README.md")) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     block = f"{START}\n{_results(profile)}\n{END}"
     _replace_block(readme, block)
-    shutil.copy(RESULTS / "benchmark.csv", folder / "benchmark.csv")
+    for source in (RESULTS / "benchmark.csv", RESULTS / "claims.csv", SELECTION):
+        shutil.copy(source, folder / source.name)
     for table in sorted(TABLES.glob("table*.md")):
         shutil.copy(table, folder / table.name)
     for name in PICTURES:

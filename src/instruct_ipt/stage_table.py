@@ -76,7 +76,8 @@ _ALL: tuple[Stage, ...] = (
     _training("shared", (), (), "Train one network on all tasks, no biases."),
     Stage(
         "sensitivity", "sensitivity", ("seed", "degradation", "backbone", "training", "sensitivity"),
-        (_PREPARED, "models/shared/manifest.json"), ("results/sensitivity.csv", _SELECTION),
+        (_PREPARED, "models/shared/manifest.json"),
+        ("results/sensitivity.csv", "results/task_conflict.csv", "results/sensitivity_agreement.csv", _SELECTION),
         "Search and select task-sensitive weights.",
     ),
     Stage(
@@ -87,7 +88,8 @@ _ALL: tuple[Stage, ...] = (
     Stage(
         "rank", "rank", ("seed", "degradation", "backbone", "training", "rank"),
         (_PREPARED, _SELECTION, *(f"models/{arm}/manifest.json" for arm in ("shared", "full", "experts"))),
-        ("results/rank_energy.csv", "results/rank_strategy.csv"), "PCA rank analysis of biases and deltas.",
+        ("results/rank_energy.csv", "results/rank_effective.csv", "results/rank_strategy.csv"),
+        "PCA rank analysis of biases and deltas.",
     ),
     _training("modulation", ("modulation",), (_SELECTION,), "Train backbone and low-rank biases at once."),
     _training("film", ("modulation",), (_SELECTION,), "Train the rival FiLM at an equal budget."),
@@ -99,8 +101,12 @@ _ALL: tuple[Stage, ...] = (
     ),
     Stage(
         "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
-        (_PREPARED, _SELECTION), ("ablations/summary.csv",), "Run the ablation grid through Snakemake.",
-        also=("instruct_ipt.stages.cell",),
+        (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv"),
+        "Run the ablation grid through Snakemake.", also=("instruct_ipt.stages.cell",),
+    ),
+    Stage(
+        "claims", "claims", ("claims",), ("ablations/summary.csv", "ablations/per_image.csv"), ("results/claims.csv",),
+        "Judge the paper's claims by the scores of the grid.",
     ),
     Stage(
         "figures", "figures", ("degradation", "seed"),

@@ -253,7 +253,9 @@ def count(root: Path, split: str) -> dict[str, int]:
     return {task: sum(row.task == task for row in rows) for task in TASKS}
 
 
-def training_stream(root: Path, settings: Any, seed: int, real_share: float) -> PatchStream:
+def training_stream(
+    root: Path, settings: Any, seed: int, real_share: float, tasks: Sequence[str] = TASKS
+) -> PatchStream:
     """The training stream over `data/prepared/train`.
 
     Args:
@@ -261,13 +263,14 @@ def training_stream(root: Path, settings: Any, seed: int, real_share: float) -> 
         settings: the `degradation` section of the parameters.
         seed: seed of the whole stream.
         real_share: share of a task's samples that are real pairs, where there are any.
+        tasks: names that batches may ask for, in the order of their indices.
     """
     from instruct_ipt.data.shards import Shards
     from instruct_ipt.data.stream import PatchStream
 
     shards = Shards(root / "train")
-    real = {task: found for task in TASKS if len(found := shards.pairs(task))}
-    return PatchStream(shards.clean(), settings, seed, pairs=real, masks=shards.masks(), real_share=real_share)
+    real = {task: found for task in tasks if len(found := shards.pairs(task))}
+    return PatchStream(shards.clean(), settings, seed, real, shards.masks(), real_share, tasks)
 
 
 def _read(root: Path, row: Row) -> tuple[np.ndarray | None, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 from instruct_ipt.data.degradations import SYNTHETIC, degrade
 from instruct_ipt.data.images import to_float
 from instruct_ipt.errors import InputError
-from instruct_ipt.tasks import TASKS
+from instruct_ipt.tasks import TASKS, split_level
 
 Plan = Sequence[tuple[int, int, Mapping[str, int]]]
 _KILLED = (
@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         input, target: float32 (N, H, W, 3); target in [0, 1].
-        task: int64 (N,), index into :data:`instruct_ipt.tasks.TASKS`.
+        task: int64 (N,), index into the tasks of the stream.
     """
 
     input: np.ndarray
@@ -51,6 +51,7 @@ class PatchStream:
         masks: real snow masks, uint8 (H, W, 3).
         real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any. A task whose damage we
             cannot make (one of a user's own), or a stream without clean images, gives real pairs only.
+        tasks: names that batches may ask for, in the order of their indices; ``denoise-15`` is noise of one level.
 
     Raises:
         InputError: there is neither a clean image nor a pair.
@@ -64,7 +65,9 @@ class PatchStream:
         pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] = MappingProxyType({}),
         masks: Sequence[np.ndarray] = (),
         real_share: float = 0.5,
+        tasks: Sequence[str] = TASKS,
     ) -> None:
+        self.tasks = tuple(tasks)
         self._images, self._settings, self._seed = images, settings, seed
         self._pairs = {task: found for task, found in pairs.items() if len(found)}
         self._masks, self._real_share = masks, real_share
@@ -81,7 +84,7 @@ class PatchStream:
         """
         inputs, targets, tasks = [], [], []
         for task, count in counts.items():
-            index = TASKS.index(task)
+            index = self.tasks.index(task)
             rng = np.random.default_rng([self._seed, step, index])
             for _ in range(count):
                 given, target = self._sample(task, rng, patch)
@@ -91,7 +94,8 @@ class PatchStream:
         return Batch(np.stack(inputs), np.stack(targets), np.asarray(tasks, dtype=np.int64))
 
     def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        synthetic = task in SYNTHETIC and len(self._images) > 0
+        damage, level = split_level(task)
+        synthetic = damage in SYNTHETIC and len(self._images) > 0
         if task in self._pairs:
             # Only such a task draws this number: pairs of one task leave the stream of the others as it was.
             if not synthetic or rng.random() < self._real_share:
@@ -102,7 +106,7 @@ class PatchStream:
         (crop,) = _crop(rng, size, image)
         # A shuffle of the colour channels: few photographs, many patches.
         clean = to_float(np.ascontiguousarray(crop[..., rng.permutation(3)]))
-        return degrade(task, clean, rng, self._settings, masks=self._masks), clean
+        return degrade(damage, clean, rng, self._settings, level, self._masks), clean
 
     def _real(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """A patch of a real pair. Its colours stay: real haze, rain and snow have one of their own to be learnt."""

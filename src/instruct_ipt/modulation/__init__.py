@@ -7,6 +7,7 @@ from .interface import TaskChoice, TaskModel, TaskModule, check_strength, set_tr
 from .modulated import Modulated, modulate
 from .pack import Pack, backbone_digest, install_pack, load_pack, save_pack
 from .rank import RankRule, matrix_shape
+from .release import load_release, save_release
 
 __all__ = [
     "FullBias",
@@ -23,9 +24,11 @@ __all__ = [
     "check_strength",
     "install_pack",
     "load_pack",
+    "load_release",
     "matrix_shape",
     "modulate",
     "save_pack",
+    "save_release",
     "set_trainable",
     "task_mix",
 ]

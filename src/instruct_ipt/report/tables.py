@@ -99,7 +99,7 @@ def write_tables(
     size = f", n = {validation_images} images per task" if validation_images else ""
     seen = f"protocol {scores.protocol.iloc[0]}, validation split{size}; profile {profile}"
     tables = (
-        table03(rank_budgets(rank_strategy), cells[cells.study == "rank"], seen),
+        table03(rank_budgets(rank_strategy), cells[(cells.study == "rank") & (cells.setting != "shared")], seen),
         table04(scores),
         table09(cells[cells.study == "strategy"], seen),
     )

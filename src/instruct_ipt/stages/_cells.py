@@ -5,7 +5,7 @@ Shared by `ipt cell` (which trains one), by the workflow (which decides what to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from instruct_ipt import provenance
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import Params, View, restrict
 from instruct_ipt.paths import ABLATIONS
+from instruct_ipt.tasks import NOISE, TASKS
 
 MODULE = "instruct_ipt.stages.cell"
 SECTIONS = ("degradation", "backbone", "training")
+NOISE_SET = "noise"
+UNSIZED = ("shared", "experts")
 # Leaves of the workflow: files that the replication makes and the cells stand on.
 LEAVES = (Path("data/prepared/manifest.json"), Path("models/selection.json"))
 
@@ -25,7 +28,7 @@ class Cell:
     """One point of an ablation grid.
 
     Attributes:
-        study: ``rank`` or ``strategy``.
+        study: ``rank``, ``strategy``, ``adaptation``, ``sensitivity`` or ``task_gap``.
         setting: name of the setting, for example ``constant-4`` or ``two_stage``.
         seed: seed of weights and data stream.
     """
@@ -39,11 +42,44 @@ class Cell:
         return ABLATIONS / profile / self.study / self.setting / f"seed-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a setting means.
+
+    Attributes:
+        method: ``shared``, ``experts``, a rival of `adaptation.RIVALS`, or ``modulation``.
+        strategy: how it is trained.
+        tasks: names, in order; ``denoise-15`` is noise of one level.
+        rule: rank rule (kind, value) of the biases; other methods are made as large as such biases. None for those that
+            have no size to choose.
+        match: "" for biases by ``rule``; ``proportional`` for a proportional rank of the same size; ``full`` for
+            unfactored biases.
+        weights: which weights carry a bias: ``selected``, ``all``, or ``random-<k>`` (as many parameters as selected).
+    """
+
+    method: str
+    strategy: str
+    tasks: tuple[str, ...]
+    rule: tuple[str, float] | None = None
+    weights: str = "selected"
+    match: str = ""
+
+
 def settings_of(params: Params | View) -> dict[str, list[str]]:
     """Study -> names of its settings, in the order of `params.yaml`."""
     grid = params.ablations
     ranks = [f"constant-{r}" for r in grid.rank.constant] + [f"proportional-{s:g}" for s in grid.rank.proportional]
-    return {"rank": ranks, "strategy": list(grid.strategy.settings)}
+    sets = {"five": grid.adaptation.five, NOISE_SET: grid.adaptation.noise}
+    adaptation = [f"{tasks}-{method}" for tasks, methods in sets.items() for method in methods]
+    randoms = [f"random-{k}" for k in range(grid.sensitivity.random)]
+    gaps = [f"{pair}-{m}" for pair in grid.task_gap.pairs for m in grid.task_gap.methods]
+    return {
+        "rank": ["shared", *ranks],
+        "strategy": list(grid.strategy.settings),
+        "adaptation": adaptation,
+        "sensitivity": [*grid.sensitivity.settings, *randoms],
+        "task_gap": gaps,
+    }
 
 
 def cells_of(params: Params | View, study: str | None = None) -> list[Cell]:
@@ -78,12 +114,40 @@ def find_cell(params: Params, study: str, setting: str, seed: int) -> Cell:
     return cell
 
 
-def rule_of(params: Params, setting: str) -> tuple[str, float]:
-    """Rank rule of a setting: its own for the study `rank`, that of the replication otherwise."""
-    kind, _, value = setting.partition("-")
-    if kind in ("constant", "proportional"):
-        return kind, float(value)
-    return params.modulation.rule, params.modulation.value
+def recipe_of(params: Params, cell: Cell) -> Recipe:
+    """What the setting of a cell of the grid means."""
+    usual = (params.modulation.rule, float(params.modulation.value))
+    if cell.setting in UNSIZED:
+        return Recipe(cell.setting, cell.setting, TASKS)
+    if cell.study == "strategy":
+        return Recipe("modulation", cell.setting, TASKS, usual)
+    if cell.study == "rank":
+        kind, _, value = cell.setting.partition("-")
+        return Recipe("modulation", "synchronous", TASKS, (kind, float(value)))
+    if cell.study == "sensitivity":
+        return Recipe("modulation", "synchronous", TASKS, usual, cell.setting)
+    tasks, _, method = cell.setting.rpartition("-")
+    return _compared(params, method, task_set(params, tasks))
+
+
+def _compared(params: Params, method: str, tasks: tuple[str, ...]) -> Recipe:
+    """A method of the studies that compare methods: all at the size of the constant rank of the parameters."""
+    constant = ("constant", float(params.ablations.adaptation.rank))
+    if method in UNSIZED:
+        return Recipe(method, method, tasks)
+    if method in ("constant", "proportional", "full"):
+        match = "" if method == "constant" else method
+        return Recipe("modulation", "synchronous", tasks, constant, match=match)
+    return Recipe(method, "synchronous", tasks, constant)
+
+
+def task_set(params: Params, name: str) -> tuple[str, ...]:
+    """The tasks of a set: ``five`` dissimilar ones, ``noise`` of every level, or a pair such as ``denoise+dehaze``."""
+    if name == "five":
+        return TASKS
+    if name == NOISE_SET:
+        return tuple(f"{NOISE}-{sigma:g}" for sigma in params.degradation.denoise.sigma)
+    return tuple(name.split("+"))
 
 
 def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
@@ -91,7 +155,7 @@ def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
     grid = params.ablations
     sections = restrict(params, SECTIONS) | {
         "cell": {"study": cell.study, "setting": cell.setting, "seed": cell.seed},
-        "rule": list(rule_of(params, cell.setting)),
+        "recipe": asdict(recipe_of(params, cell)),
         "steps": grid.steps,
         "batch_per_task": grid.batch_per_task,
         "patch": grid.patch,

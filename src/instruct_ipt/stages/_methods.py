@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def load_methods(params: Any) -> dict[str, Method | None]:
     """Method -> (task -> trained network), in the order of the tables; None stands for the degraded input itself."""
-    preset, seed = params.backbone.preset, params.seed
+    backbone, seed = params.backbone, params.seed
     modulation = _loaded(modulation_model(params), "modulation/weights")
-    film = _loaded(build_rival("film", preset, seed, modulation.added_parameters()), "film/weights")
-    shared = _loaded(build_shared(preset, seed), "shared/weights")
-    experts = {task: _loaded(build_shared(preset, seed), f"experts/{task}") for task in TASKS}
+    film = _loaded(build_rival("film", backbone, seed, modulation.added_parameters()), "film/weights")
+    shared = _loaded(build_shared(backbone, seed), "shared/weights")
+    experts = {task: _loaded(build_shared(backbone, seed), f"experts/{task}") for task in TASKS}
     single = {"shared": shared, "film": film, "modulation": modulation}
     methods: dict[str, Method | None] = {name: dict.fromkeys(TASKS, model) for name, model in single.items()}
     return {

@@ -53,4 +53,4 @@ def write_model(folder: Path, model: TaskModel, history: list[list[Any]], facts:
 def modulation_model(params: Any) -> TaskModel:
     """The low-rank modulated network of the parameters, on the selected weight groups."""
     rule = rank_rule(params.modulation.rule, params.modulation.value)
-    return build_modulation(params.backbone.preset, params.seed, read_selection(SELECTION), rule)
+    return build_modulation(params.backbone, params.seed, read_selection(SELECTION), rule)

@@ -1,4 +1,4 @@
-"""`ipt ablations`: the bridge. Runs the grid through Snakemake and gathers `ablations/summary.csv`."""
+"""`ipt ablations`: the bridge. Runs the grid through Snakemake and gathers summary.csv and per_image.csv."""
 
 from __future__ import annotations
 
@@ -6,35 +6,51 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from instruct_ipt import tracking
 from instruct_ipt.paths import ABLATIONS
-from instruct_ipt.stages._cells import cells_of
+from instruct_ipt.stages._cells import Cell, cells_of
 
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
 
-COLUMNS = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps"]
+KEYS = ["profile", "study", "setting", "seed"]
+COLUMNS = [*KEYS, "task", "psnr", "ssim", "params_added", "steps", "params_total", "psnr_backbone"]
 
 
 def run(context: Context) -> None:
-    """Run every cell that is not done, then write the summary of all cells of the profile."""
+    """Run every cell that is not done, then gather what all cells of the profile found."""
     tracking.ensure_store()
     _snakemake("--unlock")
     _snakemake("--rerun-incomplete", "all")
-    params = context.params
-    rows = []
-    for cell in cells_of(params):
-        facts = json.loads((cell.folder(params.profile) / "metrics.json").read_text(encoding="utf-8"))
-        for task, score in facts["tasks"].items():
-            row = [params.profile, cell.study, cell.setting, cell.seed, task, score["psnr"], score["ssim"]]
-            rows.append([*row, facts["params_added"], facts["steps"]])
-    (context.out / ABLATIONS).mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    table.to_csv(context.out / ABLATIONS / "summary.csv", index=False, lineterminator="\n")
+    profile, cells = context.params.profile, cells_of(context.params)
+    out = context.out / ABLATIONS
+    out.mkdir(parents=True, exist_ok=True)
+    summary = pd.DataFrame([row for cell in cells for row in _summary(profile, cell)], columns=COLUMNS)
+    summary.to_csv(out / "summary.csv", index=False, lineterminator="\n")
+    images = pd.concat([_per_image(profile, cell) for cell in cells])
+    images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
+
+
+def _summary(profile: str, cell: Cell) -> Iterator[list[Any]]:
+    """One row per task. `psnr_backbone` is the PSNR at bias strength 0, for cells that have biases."""
+    facts = json.loads((cell.folder(profile) / "metrics.json").read_text(encoding="utf-8"))
+    alone = facts.get("backbone_alone", {})
+    for task, score in facts["tasks"].items():
+        counted = [facts["params_added"], facts["steps"], facts["params_total"]]
+        scores = [score["psnr"], score["ssim"], *counted, alone.get(task, {}).get("psnr")]
+        yield [profile, cell.study, cell.setting, cell.seed, task, *scores]
+
+
+def _per_image(profile: str, cell: Cell) -> pd.DataFrame:
+    table = pd.read_csv(cell.folder(profile) / "per_image.csv", dtype={"image": str})
+    for place, (key, value) in enumerate(zip(KEYS, (profile, cell.study, cell.setting, cell.seed), strict=True)):
+        table.insert(place, key, value)
+    return table
 
 
 def _snakemake(*arguments: str) -> None:

@@ -6,84 +6,167 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 
-from instruct_ipt.data.prepared import pairs, training_stream
+from instruct_ipt.analysis.rank import is_matrix, matching_share
+from instruct_ipt.analysis.sensitivity import random_selection
+from instruct_ipt.data.prepared import training_stream
 from instruct_ipt.evaluation.protocol import PROTOCOLS
-from instruct_ipt.evaluation.validation import Validation, middle_level, restore_stack
-from instruct_ipt.modulation import RankRule
+from instruct_ipt.evaluation.validation import Validation, restore_stack, validation_pairs
+from instruct_ipt.modulation import RankRule, matrix_shape
 from instruct_ipt.paths import PREPARED, SELECTION
 from instruct_ipt.provenance import write_json
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.training.build import build_modulation, build_shared, cost, read_selection
+from instruct_ipt.training.build import (
+    build_biases,
+    build_rival,
+    build_shared,
+    cost,
+    new_backbone,
+    rank_rule,
+    read_selection,
+    selected_weights,
+)
 from instruct_ipt.training.loop import Trainer, write_history
-from instruct_ipt.training.phases import Phase, phases_of
+from instruct_ipt.training.phases import Phase, counts_of, phases_of
 
 if TYPE_CHECKING:
     from instruct_ipt.modulation import TaskModel
     from instruct_ipt.tracking import Tracker
 
+_PROTOCOL = PROTOCOLS["rgb"]
+PER_IMAGE = ["task", "image", "psnr", "ssim"]
+
 
 def run(
-    spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker, out: Path
+    facts: dict[str, Any],
+    recipe: dict[str, Any],
+    settings: Any,
+    degradation: Any,
+    backbone: Any,
+    checkpoints: Path,
+    tracker: Tracker,
+    out: Path,
 ) -> None:
-    """Train one cell and write ``metrics.json`` and ``history.csv`` into ``out``.
+    """Train one cell and write ``metrics.json``, ``per_image.csv`` and ``history.csv`` into ``out``.
 
     Args:
-        spec: ``study``, ``setting``, ``seed``, ``rule`` (kind, value).
+        facts: ``study``, ``setting``, ``seed``.
+        recipe: the fields of `_cells.Recipe`.
         settings: the `training` section with the grid's steps, batch, patch and threads.
         degradation: the `degradation` section.
-        preset: backbone preset.
+        backbone: the `backbone` section.
         checkpoints: folder for rolling checkpoints.
         tracker: live view.
         out: an empty folder.
     """
     torch.set_num_threads(settings.threads)
-    runner = _Runner(spec, settings, degradation, preset, checkpoints, tracker)
-    models, history = runner.experts() if spec["setting"] == "experts" else runner.single()
-    scores = {task: _score(models[task], task, degradation) for task in TASKS}
-    facts = {key: spec[key] for key in ("study", "setting", "seed")}
-    added = cost(models[TASKS[0]])["params_added"]
-    if spec["setting"] == "experts":
-        added = (len(TASKS) - 1) * cost(models[TASKS[0]])["params_total"]
+    settings = of_equal_batch(settings, recipe["tasks"])
+    runner = _Runner(facts, recipe, settings, degradation, backbone, checkpoints, tracker)
+    models, history = runner.experts() if recipe["method"] == "experts" else runner.single()
+    images = pd.concat([_score(models[task], task, degradation) for task in recipe["tasks"]])
     write_history(out / "history.csv", history)
-    write_json(out / "metrics.json", facts | {"params_added": added, "steps": settings.steps, "tasks": scores})
+    images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
+    metrics = facts | counts(recipe, models) | {"steps": settings.steps, "tasks": _means(images)}
+    if recipe["method"] == "modulation":
+        alone = [_score(models[task], task, degradation, strength=0.0) for task in recipe["tasks"]]
+        metrics["backbone_alone"] = _means(pd.concat(alone))
+    write_json(out / "metrics.json", metrics)
+
+
+def of_equal_batch(settings: Any, tasks: list[str]) -> Any:
+    """The `training` section for a set of tasks: a batch holds as many samples as one of all five, shared equally."""
+    if tuple(tasks) == TASKS:
+        return settings
+    samples = sum(counts_of(settings.task_weights, settings.batch_per_task, TASKS).values())
+    even = {"task_weights": dict.fromkeys(TASKS, 1.0), "batch_per_task": max(1, round(samples / len(tasks)))}
+    return settings.model_copy(update=even)
+
+
+def counts(recipe: dict[str, Any], models: dict[str, TaskModel]) -> dict[str, int]:
+    """``params_added`` to one backbone and ``params_total``; each expert is a whole network."""
+    one = cost(next(iter(models.values())))
+    if recipe["method"] == "experts":
+        total = one["params_total"]
+        return {"params_added": (len(models) - 1) * total, "params_total": len(models) * total}
+    return {"params_added": one["params_added"], "params_total": one["params_total"]}
+
+
+def build(recipe: dict[str, Any], backbone: Any, seed: int, groups: list[str]) -> TaskModel:
+    """The fresh network of a recipe whose method is not ``experts``.
+
+    Args:
+        recipe: the fields of `_cells.Recipe`.
+        backbone: the `backbone` section, or the name of a preset.
+        seed: of all random starts.
+        groups: the selected weight groups.
+    """
+    tasks, method = tuple(recipe["tasks"]), recipe["method"]
+    if method == "shared":
+        return build_shared(backbone, seed, tasks)
+    network = new_backbone(backbone, seed)
+    selected = selected_weights(network, groups)
+    shapes = {name: weight.shape for name, weight in network.named_parameters()}
+    rule, sizing = _rules(recipe, [network.get_parameter(name) for name in selected])
+    budget = build_biases(network, seed, selected, sizing, tasks).added_parameters()
+    if method != "modulation":
+        return build_rival(method, backbone, seed, budget, tasks)
+    kind, _, draw = recipe["weights"].partition("-")
+    if kind == "random":
+        # The draw is the setting's, not the seed's: all seeds of a setting modulate the same weights.
+        selected = random_selection(shapes, len(tasks), rule, budget, int(draw))
+    names = list(shapes) if kind == "all" else selected
+    return build_biases(network, seed, names, rule, tasks)
+
+
+def _rules(recipe: dict[str, Any], weights: list[nn.Parameter]) -> tuple[RankRule, RankRule]:
+    """The rank rule of the recipe's biases, and the one whose biases give all methods their size."""
+    kind, value = recipe["rule"]
+    sizing = rank_rule(kind, value)
+    if recipe["match"] == "proportional":
+        shapes = [matrix_shape(weight.shape) for weight in weights if is_matrix(weight)]
+        return RankRule("proportional", matching_share(shapes, int(value))), sizing
+    return (RankRule("full") if recipe["match"] == "full" else sizing), sizing
 
 
 class _Runner:
     """Builds and trains the network or networks of one cell."""
 
     def __init__(
-        self, spec: dict[str, Any], settings: Any, degradation: Any, preset: str, checkpoints: Path, tracker: Tracker
+        self,
+        facts: dict[str, Any],
+        recipe: dict[str, Any],
+        settings: Any,
+        degradation: Any,
+        backbone: Any,
+        checkpoints: Path,
+        tracker: Tracker,
     ) -> None:
-        self.spec, self.settings, self.preset = spec, settings, preset
-        self.stream = training_stream(PREPARED, degradation, spec["seed"], settings.real_share)
-        self.validation = Validation(PREPARED, degradation)
+        self.facts, self.recipe, self.settings, self.backbone = facts, recipe, settings, backbone
+        self.tasks, self.seed = tuple(recipe["tasks"]), facts["seed"]
+        self.stream = training_stream(PREPARED, degradation, self.seed, settings.real_share, self.tasks)
+        self.validation = Validation(PREPARED, degradation, self.tasks)
         self.checkpoints, self.tracker = checkpoints, tracker
 
     def single(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
         """One network for all tasks."""
-        strategy = self.spec["setting"] if self.spec["study"] == "strategy" else "synchronous"
-        if strategy == "shared":
-            model = build_shared(self.preset, self.spec["seed"])
-        else:
-            rule = RankRule(*self.spec["rule"])
-            model = build_modulation(self.preset, self.spec["seed"], read_selection(SELECTION), rule)
-        history = self._trainer(model, "network").train(phases_of(strategy, self.settings.steps))
-        return dict.fromkeys(TASKS, model), history
+        model = build(self.recipe, self.backbone, self.seed, read_selection(SELECTION))
+        history = self._trainer(model, "network").train(phases_of(self.recipe["strategy"], self.settings.steps))
+        return dict.fromkeys(self.tasks, model.eval()), history
 
     def experts(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
         """A shared network for half the steps, then one copy per task for an equal share of the other half."""
         steps = self.settings.steps
-        shared = build_shared(self.preset, self.spec["seed"])
+        shared = build_shared(self.backbone, self.seed, self.tasks)
         history = self._trainer(shared, "shared").train(phases_of("shared", steps - steps // 2))
         models = {}
-        for task in TASKS:
+        for task in self.tasks:
             models[task] = copy.deepcopy(shared)
             # A batch of one task holds as many samples as a mixed one.
-            phase = Phase(max(1, steps // 2 // len(TASKS)), True, False, (task,))
-            history += self._trainer(models[task], task, len(TASKS), [task]).train([phase])
+            phase = Phase(max(1, steps // 2 // len(self.tasks)), True, False, (task,))
+            history += self._trainer(models[task], task, len(self.tasks), [task]).train([phase])
         return models, history
 
     def _trainer(self, model: TaskModel, part: str, batch_factor: int = 1, tasks: list[str] | None = None) -> Trainer:
@@ -92,19 +175,23 @@ class _Runner:
             model,
             self.stream,
             self.settings.model_copy(update={"batch_per_task": batch}),
-            validate=lambda network: self.validation(network, tasks or list(TASKS)),
+            validate=lambda network: self.validation(network, tasks or self.tasks),
             checkpoints=self.checkpoints / part,
             observe=self.tracker.metrics,
-            title=f"{self.spec['study']} {self.spec['setting']} seed {self.spec['seed']} ({part})",
+            title=" ".join(str(self.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
         )
 
 
-def _score(model: TaskModel, task: str, degradation: Any) -> dict[str, float]:
-    """Mean PSNR and SSIM on the validation split: an ablation is a choice, and a choice may not see the test images."""
-    protocol = PROTOCOLS["rgb"]
-    found = pairs(PREPARED, "validation", task, degradation, [middle_level(degradation)])
-    scores = [protocol.score(restore_stack(model, p.input[None], task)[0], p.target) for p in found]
-    return {
-        "psnr": round(float(np.mean([s[0] for s in scores])), 6),
-        "ssim": round(float(np.mean([s[1] for s in scores])), 6),
-    }
+def _score(model: TaskModel, task: str, degradation: Any, strength: float = 1.0) -> pd.DataFrame:
+    """PSNR and SSIM of each validation image: an ablation is a choice, and a choice may not see the test images."""
+    rows = []
+    for pair in validation_pairs(PREPARED, degradation, task):
+        scores = _PROTOCOL.score(restore_stack(model, pair.input[None], task, strength)[0], pair.target)
+        rows.append([task, pair.name, *(round(score, 6) for score in scores)])
+    return pd.DataFrame(rows, columns=PER_IMAGE)
+
+
+def _means(images: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Task -> mean PSNR and SSIM."""
+    means = images.groupby("task", sort=False)[["psnr", "ssim"]].mean()
+    return {str(task): {key: round(float(value), 6) for key, value in row.items()} for task, row in means.iterrows()}

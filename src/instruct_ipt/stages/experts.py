@@ -28,7 +28,7 @@ def run(context: Context) -> None:
         psnr[task] = round(history[-1][3], 4)
     write_history(out / "history.csv", rows)
     params = context.params
-    one = cost(build_shared(params.backbone.preset, params.seed))["params_total"]
+    one = cost(build_shared(params.backbone, params.seed))["params_total"]
     facts = {"method": "experts", "strategy": "experts", "validation_psnr": psnr, "steps": params.experts.steps}
     # Five whole networks: what is added per task is a whole network.
     counts = {"params_total": one * len(TASKS), "params_added": one * (len(TASKS) - 1), "params_per_task": one}
@@ -37,7 +37,7 @@ def run(context: Context) -> None:
 
 def _tune(context: Context, task: str, path: Path) -> list[list]:
     params = context.params
-    model = build_shared(params.backbone.preset, params.seed)
+    model = build_shared(params.backbone, params.seed)
     load_weights(MODELS / "shared" / "weights.safetensors", model)
     validation = Validation(PREPARED, params.degradation)
     settings = params.training.model_copy(

@@ -15,4 +15,4 @@ def run(context: Context) -> None:
     """Write `models/film`."""
     params = context.params
     budget = modulation_model(params).added_parameters()
-    train_arm(context, build_rival("film", params.backbone.preset, params.seed, budget), "film", "synchronous")
+    train_arm(context, build_rival("film", params.backbone, params.seed, budget), "film", "synchronous")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Write `models/full`."""
     params = context.params
-    model = build_modulation(params.backbone.preset, params.seed, read_selection(SELECTION), RankRule("full", None))
+    model = build_modulation(params.backbone, params.seed, read_selection(SELECTION), RankRule("full", None))
     settings = params.training.model_copy(
         update={"steps": max(1, round(params.rank.steps_share * params.training.steps))}
     )

@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> None:
     """Write `models/shared`."""
-    model = build_shared(context.params.backbone.preset, context.params.seed)
+    model = build_shared(context.params.backbone, context.params.seed)
     train_arm(context, model, "shared", "shared")

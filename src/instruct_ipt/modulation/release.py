@@ -1,0 +1,103 @@
+"""The released form of a modulated network: one folder with the backbone and a pack per task.
+
+`backbone.safetensors` holds its parameters and buffers, `<task>.safetensors` a pack each. Whoever needs two tasks takes
+the backbone and those two packs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from .bias import FullBias, LowRankBias, TaskBias
+from .modulated import Modulated
+from .pack import Pack, install_pack, load_pack, save_pack, write_safetensors
+
+BACKBONE_FILE = "backbone.safetensors"
+Facts = Mapping[str, Mapping[str, Any]]
+"""Task -> what the header of its pack says."""
+
+
+def save_release(
+    model: Modulated, folder: Path, *, degradation: Facts | None = None, metrics: Facts | None = None
+) -> None:
+    """Write the backbone (parameters and buffers) and one pack per task into `folder`.
+
+    Args:
+        model: not folded in place.
+        folder: made when missing; files of the same names are replaced.
+        degradation: task -> that field of its pack (see `save_pack`); tasks may be left out.
+        metrics: task -> that field of its pack; tasks may be left out.
+
+    Raises:
+        ValueError: a task name that is no file name, a model that is folded or not finite, or a fact that is not JSON.
+    """
+    model.require_unfolded()
+    paths = {task: _pack_path(folder, task) for task in model.tasks}
+    for task, path in paths.items():
+        save_pack(model, task, path, degradation=(degradation or {}).get(task), metrics=(metrics or {}).get(task))
+    # Clones: the format knows no ties, so a tied weight is written under both names.
+    write_safetensors(folder / BACKBONE_FILE, {n: v.clone() for n, v in model.backbone.state_dict().items()}, {})
+
+
+def load_release(backbone: nn.Module, folder: Path, tasks: Sequence[str]) -> Modulated:
+    """The released network for `tasks`, in this order, on a copy of `backbone`.
+
+    Args:
+        backbone: of the released architecture; its weights do not matter and stay as they are.
+        folder: what `save_release` wrote.
+        tasks: distinct, at least one; all or some of the released ones.
+
+    Raises:
+        FileNotFoundError: the backbone or a pack is missing.
+        ValueError: a file is damaged or of another architecture, or a pack is of another task or backbone or differs
+            from the first in selection or ranks; one line that names the file.
+    """
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(f"tasks are {list(tasks)}; expected distinct names, at least one")
+    network, path = copy.deepcopy(backbone), folder / BACKBONE_FILE
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} does not fit this network: {reason}; build the one that was released") from error
+    packs = {_pack_path(folder, task): load_pack(_pack_path(folder, task)) for task in tasks}
+    model = None
+    for task, (path, pack) in zip(tasks, packs.items(), strict=True):
+        if pack.task != task:
+            raise ValueError(f"{path} holds task {pack.task!r}; get the pack of {task!r}")
+        try:
+            model = model or _attach(network, tasks, pack)
+            install_pack(model, pack)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return model
+
+
+def _pack_path(folder: Path, task: str) -> Path:
+    """Where the pack of `task` stands; ValueError where its name would lead elsewhere."""
+    path = folder / f"{task}.safetensors"
+    if not task or path.parent != folder or path.name == BACKBONE_FILE:
+        raise ValueError(f"task {task!r} cannot name a file in {folder}; rename the task")
+    return path
+
+
+def _attach(network: nn.Module, tasks: Sequence[str], pack: Pack) -> Modulated:
+    """`network` with zero biases for the selection and ranks of `pack`."""
+    parameters = dict(network.named_parameters())
+    if unknown := sorted(pack.ranks.keys() - parameters.keys()):
+        raise ValueError(f"the network has no parameter {unknown[0]!r} to modulate")
+    biases: dict[str, TaskBias] = {}
+    for name in (name for name in parameters if name in pack.ranks):
+        shape, rank = parameters[name].shape, pack.ranks[name]
+        # A generator of its own: what it draws is overwritten, and the global one must not notice.
+        bias = FullBias(shape, len(tasks)) if rank is None else LowRankBias(shape, len(tasks), rank, torch.Generator())
+        biases[name] = bias.to(parameters[name])
+    return Modulated(network, tasks, biases)

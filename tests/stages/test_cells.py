@@ -1,0 +1,112 @@
+"""What the settings of the ablation grid mean, and that methods are compared at equal size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from instruct_ipt import params
+from instruct_ipt.data.stream import PatchStream
+from instruct_ipt.errors import InputError
+from instruct_ipt.modulation import Modulated
+from instruct_ipt.stages._cells import Cell, cells_of, find_cell, recipe_of, settings_of, task_set
+from instruct_ipt.stages.cell import build, of_equal_batch
+from instruct_ipt.tasks import TASKS, split_level
+from instruct_ipt.training.phases import counts_of
+
+GROUPS = ["attention.qkv", "ffn.in"]
+SIZED = ("film", "prompt", "gate", "adapter", "proportional")
+NATURAL = ("shared", "full", "task_norm", "task_head")
+
+
+@pytest.fixture(scope="module")
+def study() -> params.Params:
+    return params.load(profile="study")
+
+
+def built(loaded: params.Params, study: str, setting: str, backbone: str = "quick", seed: int = 0):
+    return build(asdict(recipe_of(loaded, Cell(study, setting, seed))), backbone, seed, GROUPS)
+
+
+@pytest.mark.parametrize("tasks", ["five", "noise"])
+@pytest.mark.parametrize("method", SIZED)
+def test_every_method_with_a_size_is_as_large_as_the_constant_rank(study, tasks, method):
+    reference = built(study, "adaptation", f"{tasks}-constant").added_parameters()
+    assert built(study, "adaptation", f"{tasks}-{method}").added_parameters() == pytest.approx(reference, rel=0.1)
+
+
+@pytest.mark.parametrize("method", NATURAL)
+def test_the_others_have_their_natural_size_and_know_their_tasks(study, method):
+    model = built(study, "adaptation", f"noise-{method}", "tiny")
+    assert model.tasks == ("denoise-15", "denoise-25", "denoise-50")
+    assert (model.added_parameters() == 0) == (method == "shared")
+
+
+def test_full_biases_are_unfactored(study):
+    model = built(study, "adaptation", "five-full", "tiny")
+    weights = dict(model.backbone.named_parameters())
+    assert model.added_parameters() == len(TASKS) * sum(weights[name].numel() for name in model.selection())
+
+
+def test_random_weights_are_as_many_as_the_selected_ones_and_the_same_for_every_seed(study):
+    selected = built(study, "sensitivity", "selected")
+    draws = [built(study, "sensitivity", f"random-{k}", seed=seed) for k, seed in ((0, 0), (0, 1), (1, 0))]
+    for draw in draws:
+        assert isinstance(draw, Modulated)
+        assert draw.added_parameters() == pytest.approx(selected.added_parameters(), rel=0.02)
+    assert draws[0].selection() == draws[1].selection() != draws[2].selection()
+    assert len(built(study, "sensitivity", "all").selection()) == len(list(selected.backbone.parameters()))
+
+
+def test_a_setting_without_biases_does_not_depend_on_their_rank(study):
+    other = study.model_copy(update={"modulation": study.modulation.model_copy(update={"value": 2})})
+    for cell in (Cell("strategy", "shared", 0), Cell("rank", "shared", 0), Cell("adaptation", "five-experts", 0)):
+        assert recipe_of(study, cell) == recipe_of(other, cell)
+    assert recipe_of(study, Cell("strategy", "frozen", 0)) != recipe_of(other, Cell("strategy", "frozen", 0))
+
+
+def test_every_profile_has_shared_and_modulation_in_every_study():
+    for profile in ("quick", "study", "paper"):
+        loaded = params.load(profile=profile)
+        for name, settings in settings_of(loaded).items():
+            recipes = [recipe_of(loaded, Cell(name, setting, 0)) for setting in settings]
+            assert len(settings) >= 3 and {"shared", "modulation"} <= {recipe.method for recipe in recipes}, name
+
+
+def test_a_cell_outside_the_grid_is_refused_with_what_is_in_it(study):
+    assert len(set(cells_of(study))) == len(cells_of(study))
+    with pytest.raises(InputError, match="is not in the grid of profile study; it has: settings .*five-film"):
+        find_cell(study, "adaptation", "five-lora", 0)
+    with pytest.raises(InputError, match="it has: rank, strategy, adaptation, sensitivity, task_gap"):
+        find_cell(study, "nothing", "shared", 0)
+
+
+@pytest.mark.parametrize("name", ["noise", "denoise+dehaze"])
+def test_a_batch_of_fewer_tasks_holds_about_as_many_samples(study, name):
+    training, tasks = study.training, task_set(study, name)
+    five = sum(counts_of(training.task_weights, training.batch_per_task, TASKS).values())
+    fewer = of_equal_batch(training, list(tasks))
+    counts = counts_of(fewer.task_weights, fewer.batch_per_task, tasks)
+    assert list(counts) == list(tasks) and len(set(counts.values())) == 1
+    assert abs(sum(counts.values()) - five) <= len(tasks) / 2
+    assert of_equal_batch(training, list(TASKS)) is training
+
+
+def test_a_noise_level_is_a_task_of_its_own(study):
+    assert split_level("denoise-15") == ("denoise", 15.0) and split_level("denoise") == ("denoise", None)
+    assert split_level("night-2") == ("night-2", None)
+    tasks = ("denoise-50", "denoise-15")
+    image = np.full((64, 64, 3), 128, np.uint8)
+    batch = PatchStream([image], study.degradation, 0, tasks=tasks).batch(0, 32, {"denoise-15": 4, "denoise-50": 4})
+    assert batch.task.tolist() == [1] * 4 + [0] * 4
+    sigma = (batch.input - batch.target).std(axis=(1, 2, 3)) * 255
+    assert sigma[:4] == pytest.approx(15, rel=0.1) and sigma[4:] == pytest.approx(50, rel=0.1)
+
+
+def test_a_fresh_rival_equals_its_backbone_for_any_tasks(study):
+    model = built(study, "task_gap", "denoise+dehaze-film", "tiny")
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(model(x, torch.tensor([0, 1])), model.backbone(x))
