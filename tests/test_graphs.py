@@ -19,6 +19,7 @@ from instruct_ipt.stages._cells import LEAVES, cells_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+SNAKEMAKE = ("Snakefile", "workflow/common.smk", "workflow/rules")
 CODE = "src/instruct_ipt"
 
 
@@ -38,7 +39,7 @@ def test_dvc_has_exactly_the_stages_of_the_table_in_order():
 @pytest.mark.parametrize("name", STAGES)
 def test_dvc_and_the_table_agree(name):
     stage, said = STAGES[name], DVC[name]
-    files = [dep for dep in deps(name) if not dep.startswith(CODE) and dep not in ("Snakefile", "workflow")]
+    files = [dep for dep in deps(name) if not dep.startswith(CODE) and dep not in SNAKEMAKE]
     assert set(files) == {*stage.inputs, *stage.sources}
     outs = set(outs_of(said))
     expected = set(stage.outputs) | (set() if stage.is_folder else {stage.provenance.as_posix()})

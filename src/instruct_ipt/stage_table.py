@@ -112,6 +112,7 @@ _ALL: tuple[Stage, ...] = (
         "figures", "figures", ("degradation", "seed"),
         (
             _PREPARED, "results/rank_energy.csv", "results/rank_strategy.csv", "results/samples.csv",
+            "results/task_conflict.csv", "ablations/summary.csv",
             *(f"models/{arm}/manifest.json" for arm in ("shared", "film", "modulation")),
         ),
         ("figures",), "Draw the figures from result files.",
@@ -123,8 +124,11 @@ _ALL: tuple[Stage, ...] = (
     ),
     Stage(
         "report", "report", (),
-        ("results/benchmark.csv", "results/samples.csv", "figures/manifest.json", "tables/manifest.json"), ("report",),
-        "Write the one-page report.",
+        (
+            "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",
+            "tables/manifest.json",
+        ),
+        ("report",), "Write the one-page report.",
     ),
 )  # fmt: skip
 

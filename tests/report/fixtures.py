@@ -106,7 +106,11 @@ def ablations() -> pd.DataFrame:
     """`ablations/summary.csv`: two seeds 0.2 dB apart, and cells of another profile that no table may show."""
     levels = {"constant-4": 27.0, "constant-8": 27.2, "proportional-0.0625": 26.9}
     strategies = {"synchronous": 27.5, "frozen": 26.5, "two_stage": 27.1, "shared": 26.0, "experts": 27.3}
+    methods = {"shared": 26.0, "film": 26.8, "experts": 27.3, "constant": 27.5, "full": 27.6}
+    adaptation = {f"{tasks}-{m}": psnr for tasks in ("five", "noise") for m, psnr in methods.items()}
+    gaps = {f"{pair}-{m}": methods[m] for pair in GAPS for m in ("shared", "film", "constant")}
     added = {"constant-4": 9000, "constant-8": 18000, "proportional-0.0625": 9100, "shared": 0}
+    added |= {f"{tasks}-shared": 0 for tasks in ("five", "noise", *GAPS)}
     rows = [
         [
             profile,
@@ -118,15 +122,55 @@ def ablations() -> pd.DataFrame:
             0.8,
             added.get(setting, 9000),
             200,
+            60_000 + added.get(setting, 9000),
         ]
         for profile in ("quick", "smoke")
-        for study, settings in (("rank", levels), ("strategy", strategies))
+        for study, settings in (
+            ("rank", levels),
+            ("strategy", strategies),
+            ("adaptation", adaptation),
+            ("task_gap", gaps),
+        )
         for setting, psnr in settings.items()
         for seed in (0, 1)
         for task in TASKS
     ]
-    columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps"]
+    columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps", "params_total"]
     return pd.DataFrame(rows, columns=columns)
+
+
+GAPS = {"denoise+dehaze": 0.1, "derain+desnow": 0.6}
+"""Pairs of tasks and the cosine of their gradients."""
+
+
+def task_conflict() -> pd.DataFrame:
+    """`results/task_conflict.csv` for the pairs of the study `task_gap`."""
+    rows = [[*pair.split("+"), group, cosine] for pair, cosine in GAPS.items() for group in ("norm", "all")]
+    return pd.DataFrame(rows, columns=["task_a", "task_b", "group", "cosine"])
+
+
+def claims() -> pd.DataFrame:
+    """`results/claims.csv`: one claim with an interval, one that is a count, one that could not be judged."""
+    nan = float("nan")
+    rows = [
+        [
+            "features_fail",
+            "It beats <the> rest",
+            0.5,
+            "dB",
+            -0.25,
+            1.25,
+            40,
+            1,
+            "inconclusive",
+            "images only",
+            "one seed",
+        ],
+        ["cost_is_humble", "It is cheap", 3.2, "%", 3.2, 3.2, 0, 1, "supported", "exact count", nan],
+        ["gap_matters", "It depends", nan, "dB", nan, nan, 0, 0, "inconclusive", nan, "study adaptation has none"],
+    ]
+    columns = ["claim", "statement", "effect", "unit", "ci_low", "ci_high", "n_images", "n_seeds", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "interval", "note"])
 
 
 def histories() -> dict[str, pd.DataFrame]:
@@ -177,5 +221,6 @@ def write_all(root: Path) -> None:
     write_samples(root / "results")
     tables = {"results/rank_energy": energy, "results/rank_strategy": rank_strategy(energy)}
     tables |= {"results/benchmark": benchmark(), "ablations/summary": ablations()}
+    tables |= {"results/claims": claims(), "results/task_conflict": task_conflict()}
     for name, table in tables.items():
         table.to_csv(root / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")

@@ -122,7 +122,8 @@ def test_sliders_are_small_pictures_of_the_right_things(root: Path) -> None:
 
 
 def test_tables_are_shown_with_their_marks(text: str, page: _Reader) -> None:
-    assert len(page.all("table")) == 4
+    # The gains, the claims, and three files of tables/.
+    assert len(page.all("table")) == 5
     assert "<strong>26.20</strong>" in text and "<u>26.00</u>" in text
     assert 'data-sort="2506170"' in text
 
@@ -136,3 +137,9 @@ def test_text_from_files_cannot_become_markup(root: Path, tmp_path: Path) -> Non
 def test_a_page_without_tables_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no table; `dvc repro tables`"):
         write_page(tmp_path, tmp_path / "index.html", summarise(root / "results" / "benchmark.csv"))
+
+
+def test_claims_are_shown_with_interval_verdict_and_what_is_missing(text: str) -> None:
+    assert "It beats &lt;the&gt; rest" in text and "+0.50 [-0.25, +1.25] dB" in text
+    assert "40 images, 1 seed; images only" in text and "3.20 %" in text
+    assert "study adaptation has none" in text and text.count("<b>inconclusive</b>") == 2

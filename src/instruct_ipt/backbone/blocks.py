@@ -118,7 +118,7 @@ class FocalContextSelfAttention(nn.Module):
 
 
 def spread(size: int, most: int, device: torch.device | None = None) -> Tensor:
-    """At most `most` indices out of range(size), int64 and evenly spaced: all of them when there are no more."""
+    """min(size, most) indices out of range(size), int64 (K,), evenly spaced: all of them when there are no more."""
     count = min(size, most)
     return (2 * torch.arange(count, device=device) + 1) * size // (2 * count)
 

@@ -130,6 +130,7 @@ class Images(Sequence[np.ndarray]):
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image in pixels, without reading any."""
         return [(height, width) for _, _, height, width in self._places]
 
     @cached_property

@@ -64,7 +64,10 @@ class TaskBias(nn.Module, ABC):
 
     @abstractmethod
     def write(self, into: Tensor, weight: Tensor, rows: TaskRows) -> None:
-        """Set `into` to what `add_to` gives for one row, bit for bit and without a copy where memory order allows."""
+        """Set `into`, in the shape of the weight, to what `add_to` gives for one row.
+
+        Bit for bit, and without a copy where memory order allows.
+        """
 
     @abstractmethod
     def delta(self, task: int) -> Tensor:
@@ -159,7 +162,10 @@ class LowRankBias(TaskBias):
 
 
 def task_bias(weight: Tensor, tasks: int, rule: RankRule, generator: torch.Generator | None = None) -> TaskBias:
-    """The bias that fits `weight`: full for vectors and depthwise kernels (weight.shape[1] is 1), else by `rule`."""
+    """The bias of T = `tasks` tasks that fits `weight`, (rows, ...), in its type and on its device.
+
+    It is full for vectors and depthwise kernels (weight.shape[1] is 1), else as `rule` says.
+    """
     depthwise = weight.ndim > 2 and weight.shape[1] == 1
     if weight.ndim < 2 or depthwise or rule.kind == "full":
         bias: TaskBias = FullBias(weight.shape, tasks)

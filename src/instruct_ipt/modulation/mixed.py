@@ -316,7 +316,7 @@ def run_in_turn(
     groups: Groups,
     buffers: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Tensor:
-    """The same with one pass per group: what `run_at_once` has to equal."""
+    """The same over x, (N, ...), with one pass per group: what `run_at_once` has to equal."""
     parts = x.split(groups.counts)
     weights = [dict(zip(stacks, members, strict=True)) for members in zip(*stacks.values(), strict=True)]
     pairs = zip(weights, parts, strict=True)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.report import in_order
+from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.figure4 import shown_samples
 from instruct_ipt.report.style import METHOD_LABELS, METHODS
 from instruct_ipt.report.tables import images_per_set, read_benchmark, snow_note
@@ -92,6 +92,24 @@ FIGURES: tuple[Block, ...] = (
         ("dvc repro figures",),
     ),
     Block(
+        "fig_pareto.png",
+        "What added parameters buy",
+        "PSNR on the validation split against the parameters that all tasks together add to one backbone. Filled "
+        "markers are brought to one size, hollow ones stand at their natural size. Bars: least to most over seeds.",
+        "Scatter charts, one for the dissimilar tasks and one for the noise levels: PSNR of every method against its "
+        "added parameters. The values are in fig_pareto.csv.",
+        ("snakemake -c2 adaptation", "dvc repro figures"),
+    ),
+    Block(
+        "fig_task_gap.png",
+        "The gap between two tasks",
+        "Gain over one shared network, on pairs of tasks, against how much the gradients of the two tasks disagree on "
+        "the shared network.",
+        "Scatter chart: gain in PSNR of each method over the shared network against the gradient conflict of the pair. "
+        "The values are in fig_task_gap.csv.",
+        ("snakemake -c2 task_gap", "dvc repro figures"),
+    ),
+    Block(
         "fig_training.png",
         "Training curves",
         "PSNR on the validation split against the training step, per task.",
@@ -136,6 +154,7 @@ def write_page(root: Path, out: Path, summary: Mapping[str, Any]) -> None:
         sliders=sliders(root / "results"),
         figures=figures,
         tables=[_table(file) for file in files],
+        claims=claims(root / "results" / "claims.csv"),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", newline="\n")
@@ -165,6 +184,44 @@ def summarise(benchmark: pd.DataFrame | Path) -> dict[str, Any]:
         "gains": gains,
         "mean": {method: float(np.mean(list(row.values()))) for method, row in gains.items()},
     }
+
+
+def claims(source: pd.DataFrame | Path) -> list[dict[str, Any]]:
+    """The claims of the paper as they are shown, from `results/claims.csv`.
+
+    Returns:
+        Per claim: ``statement``, ``verdict``, ``note``, ``effect`` with its interval and unit (text, "" where nothing
+        could be estimated), and ``n`` (what the interval allows for, images and seeds, text).
+    """
+    text, numbers = ("statement", "unit", "verdict"), ("effect", "ci_low", "ci_high", "n_images", "n_seeds")
+    table = read_result(source, "results/claims.csv", text, numbers)
+    return [
+        {
+            "statement": row.statement,
+            "verdict": row.verdict,
+            "note": row.note if isinstance(row.note, str) else "",
+            "effect": _effect(row),
+            "n": _behind(row),
+        }
+        for row in table.itertuples()
+    ]
+
+
+def _effect(row: Any) -> str:
+    if np.isnan(row.effect):
+        return ""
+    if row.ci_low == row.ci_high:
+        return f"{row.effect:.2f} {row.unit}"
+    interval = "" if np.isnan(row.ci_low) else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+    return f"{row.effect:+.2f}{interval} {row.unit}"
+
+
+def _behind(row: Any) -> str:
+    if not row.n_seeds:
+        return ""
+    seeds = f"{row.n_seeds} seed{'s' * (row.n_seeds > 1)}"
+    images = f"{row.n_images} images, {seeds}" if row.n_images else seeds
+    return f"{images}; {row.interval}" if isinstance(row.interval, str) else images
 
 
 def sliders(results: Path) -> list[dict[str, Any]]:
