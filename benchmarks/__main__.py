@@ -4,7 +4,7 @@
     python -m benchmarks backbone modulation     some of it
 
 Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles. `results.json` beside
-this file keeps the last run of each suite, with the versions and the processor that it ran on.
+this file keeps the last run of each suite, with the versions and the processor that it ran on; `README.md` shows it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .timing import Row
 
 SUITES = ("backbone", "modulation", "quality")
 RESULTS = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parent / "README.md"
 THREADS = 2
 
 
@@ -46,6 +47,38 @@ def show(row: Row) -> str:
     return f"{row.what:<100} {row.median:8.3f} {spread:<18} {row.pairs:5d} {bound:<8} {verdict}".rstrip()
 
 
+def write(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def page(kept: dict[str, Any]) -> str:
+    """The kept results as Markdown."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench` from [results.json](results.json). Ratios are medians of interleaved pairs; a bound is",
+        "what we hold ourselves to. What each row compares stands in the source of its suite. Beside these,",
+        "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own.",
+    ]
+    for suite, found in kept.items():
+        machine = found["machine"]
+        lines += ["", f"## {suite}", "", "| what | median | quartiles | bound | |", "|---|---:|---|---|---|"]
+        for row in found["rows"]:
+            unit = " dB" if row["unit"] == "dB" else ""
+            spread = f"{row['low']:.3f} to {row['high']:.3f}, {row['pairs']} pairs" if row["pairs"] > 1 else ""
+            bound = (
+                "" if row["bound"] is None else f"{row['sense']} {row['bound']:g}".replace("<=", "≤").replace(">=", "≥")
+            )
+            verdict = {None: "", True: "kept", False: "**missed**"}[row["holds"]]
+            lines.append(f"| {row['what']} | {row['median']:.3f}{unit} | {spread} | {bound} | {verdict} |")
+        versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "numpy", "peft"))
+        lines += ["", f"{machine['cpu']}, {machine['threads']} threads; {versions}."]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Run the suites named on the command line (all without a name), print the table and keep it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
@@ -63,9 +96,8 @@ def main() -> None:
         rows = importlib.import_module(f"benchmarks.{suite}").run(arguments.pairs)
         print(*map(show, rows), sep="\n", flush=True)
         kept[suite] = {"machine": machine(), "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
-        temporary = RESULTS.with_suffix(".tmp")
-        temporary.write_text(json.dumps(kept, indent=2) + "\n")
-        os.replace(temporary, RESULTS)
+        write(RESULTS, json.dumps(kept, indent=2) + "\n")
+        write(PAGE, page(kept))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_a_comment_reruns_nothing(study):
 def test_a_changed_rank_of_one_cell_runs_that_cell(study):
     with study.edited("params.yaml", "rank: {constant: [2]", "rank: {constant: [3]"):
         assert study.jobs() == 1
-        assert study.repro() == ["ablations", "tables", "report"]
+        assert study.repro() == ["ablations", "claims", "figures", "tables", "report"]
         assert {r["setting"] for r in study.rows("ablations/summary.csv")} >= {"constant-3", "synchronous"}
         assert study.jobs() == 0
     # Back again: the old cell is still there, and DVC takes the old summary from its cache.

@@ -113,7 +113,7 @@ def test_every_way_to_run_equals_a_float64_copy_with_written_out_weights(kind: s
             _assert_close(model.fold(task, strength)(x[own]), expected[own], dtype)
             model.fold_(task, strength)
             _assert_close(model(x[own], task, strength), expected[own], dtype)
-        model.unfold_()
+            model.unfold_()
     expected = _reference(model, x, 0.7 * MIX)
     _assert_close(model(x, MIX, 0.7), expected, dtype)
     _assert_close(model.fold(MIX[:1], 0.7)(x[:1]), expected[:1], dtype)

@@ -54,7 +54,7 @@ class World:
             return cls(dist.get_rank(), dist.get_world_size(), _device())
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RuntimeError("torchrun started several processes; train inside `with distributed.joined():`")
-        return cls()
+        return cls(device=_device() if torch.cuda.is_available() else None)
 
     @property
     def first(self) -> bool:
