@@ -59,8 +59,8 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` from [results.json](results.json). Ratios are medians of interleaved pairs; a bound is",
-        "what we hold ourselves to. What each row compares stands in the source of its suite. Beside these,",
+        "Written by `make bench` from [results.json](results.json). Ratios are medians of interleaved pairs; a",
+        "bound is what we hold ourselves to. What each row compares stands in the source of its suite. Beside these,",
         "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own.",
     ]
     for suite, found in kept.items():

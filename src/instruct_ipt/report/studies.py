@@ -169,5 +169,6 @@ def _draw_gap(points: pd.DataFrame) -> Figure:
     axes.set_xlabel("gradient conflict of the two tasks (1 − cosine)")
     axes.set_ylabel("gain over one shared network (dB)")
     axes.margins(x=0.15, y=0.2)
-    figure.legend(loc="outside upper center", ncols=2)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
