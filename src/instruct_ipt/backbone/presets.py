@@ -121,8 +121,8 @@ PRESETS: dict[str, BackboneConfig] = {
 }
 """The transformer. tiny: tests. quick: minutes on two CPU cores. small: one GPU. base: the published size.
 
-base has 26.03 M parameters and 41.16 G multiply-adds at 3 x 128 x 128 within 5 %, as published for the challenge entry of
-that family. The counter is torch.utils.flop_counter.FlopCounterMode, which sees matrix products and convolutions,
+base has 26.03 M parameters and 41.16 G multiply-adds at 3 x 128 x 128 within 5 %, as published for the challenge entry
+of that family. The counter is torch.utils.flop_counter.FlopCounterMode, which sees matrix products and convolutions,
 halved: it counts two for a multiply-add.
 """
 
