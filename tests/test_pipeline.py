@@ -110,6 +110,8 @@ def test_result_files_have_their_columns_and_rows(study):
     columns = {
         "results/per_image.csv": "method strategy task dataset protocol profile seed image psnr ssim",
         "results/sensitivity.csv": "estimator task group seed gain_db freed_params score",
+        "results/sensitivity_agreement.csv": "estimator task spearman n_groups passes passes_exact times_cheaper",
+        "results/task_conflict.csv": "task_a task_b group cosine",
         "results/rank_energy.csv": "source task group layer stage_depth rank cumulative_energy",
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
         "results/samples.csv": "task dataset image method file psnr",
@@ -120,6 +122,11 @@ def test_result_files_have_their_columns_and_rows(study):
     for file, names in columns.items():
         rows = study.rows(file)
         assert rows and list(rows[0]) == names.split(), file
+    claims = study.rows("results/claims.csv")
+    contract = "claim statement effect unit ci_low ci_high n_images n_seeds verdict"
+    assert list(claims[0])[:9] == contract.split()
+    # One seed decides nothing but a count.
+    assert {row["verdict"] for row in claims if row["claim"] != "cost_is_humble"} == {"inconclusive"}
 
 
 def test_splits_share_no_photograph(study):

@@ -123,6 +123,7 @@ def ablations() -> pd.DataFrame:
             added.get(setting, 9000),
             200,
             60_000 + added.get(setting, 9000),
+            24.0 if setting in ("synchronous", "frozen", "two_stage") else None,
         ]
         for profile in ("quick", "smoke")
         for study, settings in (
@@ -135,7 +136,8 @@ def ablations() -> pd.DataFrame:
         for seed in (0, 1)
         for task in TASKS
     ]
-    columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps", "params_total"]
+    columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps"]
+    columns += ["params_total", "psnr_backbone"]
     return pd.DataFrame(rows, columns=columns)
 
 
