@@ -164,7 +164,10 @@ def _draw_gap(points: pd.DataFrame) -> Figure:
             label, colour, marker = _LOOK[method]
             axes.plot(part.conflict, part.gain, marker=marker, color=colour, ls="none", ms=6, label=label)
     for pair, part in points.groupby("pair", sort=False):
-        axes.annotate(pair, (part.conflict.iloc[0], 0), rotation=90, fontsize=5.5, color=GREY, ha="right", va="bottom")
+        # At the foot of the axes, left of the markers, so that it covers none of them.
+        place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "xytext": (-5, 3)}
+        style = {"rotation": 90, "fontsize": 5.5, "color": GREY, "ha": "right", "va": "bottom"}
+        axes.annotate(pair, (part.conflict.iloc[0], 0), **place, **style)
     axes.axhline(0, color=GREY, lw=0.8)
     axes.set_xlabel("gradient conflict of the two tasks (1 − cosine)")
     axes.set_ylabel("gain over one shared network (dB)")
