@@ -102,12 +102,12 @@ class FocalContextSelfAttention(nn.Module):
     def _attend_by_gram(self, windows: Tensor) -> Tensor:
         """The same, by two products with the tokens and a few with (B, C, C) maps."""
         channels = windows.shape[-1]
-        query, key, value = self.qkv.weight.chunk(3)
-        gram = windows.transpose(1, 2) @ windows
-        to_query, to_key = F.linear(gram, query), F.linear(gram, key)  # rows: channels of x
-        q_square, k_square = (to_query * query.t()).sum(dim=1), (to_key * key.t()).sum(dim=1)
-        q_unit, k_unit = ((square.clamp(min=0) + _EPS).rsqrt() for square in (q_square, k_square))
-        cosine = F.linear(to_query.transpose(1, 2), key) * q_unit[..., None] * k_unit[:, None]
+        both, value = self.qkv.weight.split((2 * channels, channels))
+        mapped = F.linear(windows.transpose(1, 2) @ windows, both)  # (B, C, 2 C): G Wq^T and G Wk^T
+        units = ((mapped * both.t()).sum(dim=1).clamp(min=0) + _EPS).rsqrt()
+        q_unit, k_unit = units.chunk(2, dim=-1)
+        cosine = F.linear(mapped[..., :channels].transpose(1, 2), both[channels:])
+        cosine = cosine * q_unit[..., None] * k_unit[:, None]
         cosine = cosine.unflatten(1, (self.heads, -1)) * self.temperature
         if self.heads > 1:
             own = torch.eye(self.heads, dtype=torch.bool, device=windows.device)
@@ -196,10 +196,10 @@ class GlobalGridSelfAttention(nn.Module):
     def _attend_to_few(self, asking: Tensor, answering: Tensor) -> Tensor:
         """The same, with the projections of the queries and of the result moved to the M tokens that answer."""
         length, channels = asking.shape[1:]
-        query, key, value = self.qkv.weight.chunk(3)
-        k = F.linear(answering, key).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k = _own_channels(self._scaled(k).transpose(1, 2).flatten(2), self.heads)
-        v = _own_channels(F.linear(answering, value), self.heads)
+        query, both = self.qkv.weight.split((channels, 2 * channels))
+        k, v = F.linear(answering, both).chunk(2, dim=-1)
+        k = self._scaled(k.unflatten(-1, (self.heads, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+        k, v = _own_channels(k, self.heads), _own_channels(v, self.heads)
         keys, values = F.linear(k, query.t()), F.linear(v, self.proj.weight)
         logits = (channels**-0.5 * asking) @ keys.transpose(1, 2)
         weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(2)

@@ -95,7 +95,7 @@ class TaskWeight(Tensor):
             raise NotUnderstoodError(f"a modulated weight is in a list given to {getattr(func, '__name__', func)}")
         if func is F.linear:
             return _linear(groups, *args, **kwargs)
-        if func in _MATMUL and isinstance(args[1], TaskWeight) and args[1].ndim == 2:
+        if func in _MATMUL and isinstance(args[1], TaskWeight) and args[1].stack.ndim == 3:
             return _linear(groups, args[0], args[1].t())
         if func is torch.baddbmm and not kwargs and not any(isinstance(arg, TaskWeight) for arg in args[1:]):
             return func(_per_row(groups, args[0], args[1]), *args[1:])
@@ -136,9 +136,11 @@ def _is_data(operand: object, operands: tuple[Any, ...]) -> bool:
     """Whether an operand holds samples: it has an axis that the weight beside it lacks, or only of length 1."""
     if isinstance(operand, TaskWeight) or not isinstance(operand, Tensor) or operand.ndim == 0:
         return False
+    # The stack's own shape: asking a TaskWeight for its own goes through __torch_function__, which takes its time.
     weight = next(o for o in operands if isinstance(o, TaskWeight))
-    return operand.ndim > weight.ndim or (
-        operand.ndim == weight.ndim and weight.shape[0] == 1 and operand.shape[0] == weight.groups.samples
+    ndim = weight.stack.ndim - 1
+    return operand.ndim > ndim or (
+        operand.ndim == ndim and weight.stack.shape[1] == 1 and operand.shape[0] == weight.groups.samples
     )
 
 
@@ -156,8 +158,9 @@ def _linear(groups: Groups, input: Tensor, weight: Tensor, bias: Tensor | None =
     rows = groups.rows(input)
     operands = [input, _stack(weight, groups), _stack(bias, groups)]
     device = input.device.type
-    if torch.is_autocast_enabled(device):
-        operands = [o if o is None else o.to(torch.get_autocast_dtype(device)) for o in operands]
+    if not torch.is_autocast_enabled(device):
+        return _products(rows, *operands)
+    operands = [o if o is None else o.to(torch.get_autocast_dtype(device)) for o in operands]
     with torch.autocast(device, enabled=False):
         return _products(rows, *operands)
 
@@ -224,7 +227,7 @@ def _spread(groups: Groups, func: Callable[..., Tensor], /, *args: Any, **kwargs
     def view(operand: Any) -> Any:
         if isinstance(operand, TaskWeight):
             stack = operand.stack if len(operand.stack) == len(blocks) else operand.stack[blocks]
-            return stack.reshape(len(blocks), *[1] * (ndim - operand.ndim), *operand.shape)
+            return stack.reshape(len(blocks), *[1] * (ndim - stack.ndim + 1), *stack.shape[1:])
         return operand.unflatten(0, (len(blocks), -1)) if _is_data(operand, args) else operand
 
     return func(*map(view, args), **kwargs).flatten(0, 1)
@@ -232,10 +235,11 @@ def _spread(groups: Groups, func: Callable[..., Tensor], /, *args: Any, **kwargs
 
 def _per_row(groups: Groups, weight: TaskWeight, data: Tensor) -> Tensor:
     """A weight (columns) as what is added to each of the matrices (N * k, ...) of its group: (N * k, 1, columns)."""
-    if weight.ndim != 1:
+    stack, rows = weight.stack, groups.rows(data)
+    if stack.ndim != 2:
         raise NotUnderstoodError(f"a modulated weight of shape {tuple(weight.shape)} is added to a batch of products")
-    rows = torch.tensor(groups.rows(data), device=data.device)
-    return weight.stack.repeat_interleave(rows, dim=0, output_size=len(data))[:, None]
+    repeats: int | Tensor = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=data.device)
+    return stack.repeat_interleave(repeats, dim=0, output_size=len(data))[:, None]
 
 
 def _weights_only(groups: Groups, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -243,8 +247,8 @@ def _weights_only(groups: Groups, func: Callable[..., Any], args: tuple[Any, ...
     name = getattr(func, "__name__", "")
     in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
     operands = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-    largest = max(operand.ndim for operand in operands if isinstance(operand, TaskWeight))
-    if in_place or any(operand.ndim > largest for operand in operands):
+    largest = max(operand.stack.ndim - 1 for operand in operands if isinstance(operand, TaskWeight))
+    if in_place or any(not isinstance(operand, TaskWeight) and operand.ndim > largest for operand in operands):
         raise NotUnderstoodError(f"a modulated weight is an argument of {name or func}")
     try:
         result = _on_stacks(func, largest, args, kwargs)
@@ -263,6 +267,8 @@ def _on_stacks(func: Callable[..., Any], ndim: int, args: tuple[Any, ...], kwarg
         return func(*(_aligned(arg, ndim) for arg in args), **kwargs)
     if func in (torch.chunk, Tensor.chunk, torch.split, Tensor.split) and len(args) == 2 and not kwargs:
         return func(args[0].stack, args[1], 1)
+    if func is Tensor.__getitem__ and isinstance(args[1], slice):
+        return args[0].stack[:, args[1]]
     if func in (torch.t, Tensor.t) and ndim == 2:
         return args[0].stack.transpose(1, 2)
     leaves, spec = tree_flatten((args, kwargs))
@@ -280,7 +286,8 @@ def _aligned(operand: Any, ndim: int) -> Any:
     """The stack of a weight with axes of length 1 behind the first, so that it broadcasts as the weight would."""
     if not isinstance(operand, TaskWeight):
         return operand
-    return operand.stack.reshape(len(operand.stack), *[1] * (ndim - operand.ndim), *operand.shape)
+    stack = operand.stack
+    return stack.reshape(len(stack), *[1] * (ndim - stack.ndim + 1), *stack.shape[1:])
 
 
 def run_at_once(
