@@ -177,14 +177,13 @@ def test_all_eight_symmetries_of_a_real_pair_occur_and_no_colour_moves():
     assert min(counts) > 5 and sum(counts) == 200
 
 
-def test_a_task_of_ones_own_lives_by_its_pairs(monkeypatch):
-    tasks = (*TASKS, "lowlight")
-    monkeypatch.setattr("instruct_ipt.data.stream.TASKS", tasks)
-    own = PatchStream(images(), smoke().degradation, 0, {"lowlight": [coded_pair(40, 40)]}, real_share=0.1)
+def test_a_task_of_ones_own_lives_by_its_pairs():
+    tasks, pairs = (*TASKS, "lowlight"), {"lowlight": [coded_pair(40, 40)]}
+    own = PatchStream(images(), smoke().degradation, 0, pairs, real_share=0.1, tasks=tasks)
     batch = own.batch(0, 32, {"lowlight": 8, "dehaze": 1})
     assert batch.task.tolist() == [5] * 8 + [3] and (batch.target[:8, ..., 2] == 1).all()
     with pytest.raises(InputError, match="there is no pair for lowlight.*`ipt data add NAME --task lowlight"):
-        stream().batch(0, 32, {"lowlight": 1})
+        PatchStream(images(), smoke().degradation, 0, tasks=tasks).batch(0, 32, {"lowlight": 1})
 
 
 def test_pairs_serve_without_any_clean_image():
