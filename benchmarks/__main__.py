@@ -64,7 +64,7 @@ def page(kept: dict[str, Any]) -> str:
         "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own.",
     ]
     for suite, found in kept.items():
-        machine = found["machine"]
+        where = found["machine"]
         lines += ["", f"## {suite}", "", "| what | median | quartiles | bound | |", "|---|---:|---|---|---|"]
         for row in found["rows"]:
             unit = " dB" if row["unit"] == "dB" else ""
@@ -74,8 +74,8 @@ def page(kept: dict[str, Any]) -> str:
             )
             verdict = {None: "", True: "kept", False: "**missed**"}[row["holds"]]
             lines.append(f"| {row['what']} | {row['median']:.3f}{unit} | {spread} | {bound} | {verdict} |")
-        versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "numpy", "peft"))
-        lines += ["", f"{machine['cpu']}, {machine['threads']} threads; {versions}."]
+        versions = ", ".join(f"{name} {where[name]}" for name in ("python", "torch", "numpy", "peft"))
+        lines += ["", f"{where['cpu']}, {where['threads']} threads; {versions}."]
     return "\n".join(lines) + "\n"
 
 

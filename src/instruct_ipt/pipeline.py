@@ -146,7 +146,7 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     scale = {"steps": grid.steps, "batch_per_task": grid.batch_per_task, "patches": patches, "threads": grid.threads}
     settings = configuration.training.model_copy(update=scale | {"validate_every": grid.steps})
     degradation, backbone = configuration.degradation, configuration.backbone
-    cell.run(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker, out)
+    cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

@@ -50,3 +50,9 @@ def test_a_missing_study_is_named(study: str, draw: str, tmp_path: Path):
             figure_pareto(cells, tmp_path)
         else:
             figure_task_gap(cells, fixtures.task_conflict(), tmp_path)
+
+
+def test_a_pair_without_a_known_conflict_is_named():
+    cosines = fixtures.task_conflict()
+    with pytest.raises(InputError, match="no pair denoise\\+dehaze.*dvc repro sensitivity"):
+        gap_points(quick(), cosines[cosines.task_a != "denoise"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,3 +111,12 @@ def test_a_fresh_rival_equals_its_backbone_for_any_tasks(study):
     model = built(study, "task_gap", "denoise+dehaze-film", "tiny")
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(model(x, torch.tensor([0, 1])), model.backbone(x))
+
+
+def test_the_workflow_readme_counts_the_cells_of_each_study():
+    text = (Path(__file__).parents[2] / "workflow" / "README.md").read_text(encoding="utf-8")
+    profiles = [params.load(profile=name) for name in ("quick", "study")]
+    for name in (*settings_of(profiles[0]), "all"):
+        row = next(line for line in text.splitlines() if f"`snakemake -c2 {name}`" in line)
+        cells = [len(cells_of(loaded, None if name == "all" else name)) for loaded in profiles]
+        assert row.rstrip(" |").endswith(f"{cells[0]} / {cells[1]}"), row

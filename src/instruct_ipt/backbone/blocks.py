@@ -106,7 +106,7 @@ class FocalContextSelfAttention(nn.Module):
         mapped = F.linear(windows.transpose(1, 2) @ windows, both)  # (B, C, 2 C): G Wq^T and G Wk^T
         units = ((mapped * both.t()).sum(dim=1).clamp(min=0) + _EPS).rsqrt()
         q_unit, k_unit = units.chunk(2, dim=-1)
-        cosine = F.linear(mapped[..., :channels].transpose(1, 2), both[channels:])
+        cosine = F.linear(mapped[..., :channels].transpose(1, 2), both.chunk(2)[1])
         cosine = cosine * q_unit[..., None] * k_unit[:, None]
         cosine = cosine.unflatten(1, (self.heads, -1)) * self.temperature
         if self.heads > 1:

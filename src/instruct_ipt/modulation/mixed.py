@@ -267,8 +267,6 @@ def _on_stacks(func: Callable[..., Any], ndim: int, args: tuple[Any, ...], kwarg
         return func(*(_aligned(arg, ndim) for arg in args), **kwargs)
     if func in (torch.chunk, Tensor.chunk, torch.split, Tensor.split) and len(args) == 2 and not kwargs:
         return func(args[0].stack, args[1], 1)
-    if func is Tensor.__getitem__ and isinstance(args[1], slice):
-        return args[0].stack[:, args[1]]
     if func in (torch.t, Tensor.t) and ndim == 2:
         return args[0].stack.transpose(1, 2)
     leaves, spec = tree_flatten((args, kwargs))

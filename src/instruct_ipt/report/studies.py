@@ -150,6 +150,8 @@ def gap_points(cells: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
     table = cells.assign(pair=parts[0], method=parts[2]).groupby(["pair", "method", "seed"], sort=False).psnr.mean()
     points = table.groupby(["pair", "method"], sort=False).agg(psnr="mean", seeds="size").reset_index()
     shared = points[points.method == "shared"].set_index("pair").psnr
+    if unknown := [pair for pair in points.pair if frozenset(pair.split("+")) not in distance]:
+        raise InputError(f"results/task_conflict.csv has no pair {unknown[0]}; `dvc repro sensitivity` makes it")
     points["conflict"] = [distance[frozenset(pair.split("+"))] for pair in points.pair]
     points["gain"] = points.psnr - points.pair.map(shared)
     return points[["pair", "conflict", "method", "seeds", "psnr", "gain"]]

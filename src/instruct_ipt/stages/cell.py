@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from instruct_ipt.analysis.rank import is_matrix, matching_share
-from instruct_ipt.analysis.sensitivity import random_selection
+from instruct_ipt.analysis.sensitivity import bias_sizes, random_selection
 from instruct_ipt.data.prepared import training_stream
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.evaluation.validation import Validation, restore_stack, validation_pairs
@@ -40,19 +42,11 @@ _PROTOCOL = PROTOCOLS["rgb"]
 PER_IMAGE = ["task", "image", "psnr", "ssim"]
 
 
-def run(
-    facts: dict[str, Any],
-    recipe: dict[str, Any],
-    settings: Any,
-    degradation: Any,
-    backbone: Any,
-    checkpoints: Path,
-    tracker: Tracker,
-    out: Path,
-) -> None:
-    """Train one cell and write ``metrics.json``, ``per_image.csv`` and ``history.csv`` into ``out``.
+@dataclass(frozen=True)
+class Job:
+    """What one cell is made from.
 
-    Args:
+    Attributes:
         facts: ``study``, ``setting``, ``seed``.
         recipe: the fields of `_cells.Recipe`.
         settings: the `training` section with the grid's steps, batch, patch and threads.
@@ -60,23 +54,34 @@ def run(
         backbone: the `backbone` section.
         checkpoints: folder for rolling checkpoints.
         tracker: live view.
-        out: an empty folder.
     """
-    torch.set_num_threads(settings.threads)
-    settings = of_equal_batch(settings, recipe["tasks"])
-    runner = _Runner(facts, recipe, settings, degradation, backbone, checkpoints, tracker)
+
+    facts: dict[str, Any]
+    recipe: dict[str, Any]
+    settings: Any
+    degradation: Any
+    backbone: Any
+    checkpoints: Path
+    tracker: Tracker
+
+
+def run(job: Job, out: Path) -> None:
+    """Train one cell; write ``metrics.json``, ``per_image.csv`` and ``history.csv`` into the empty folder ``out``."""
+    torch.set_num_threads(job.settings.threads)
+    recipe, degradation = job.recipe, job.degradation
+    runner = _Runner(job)
     models, history = runner.experts() if recipe["method"] == "experts" else runner.single()
     images = pd.concat([_score(models[task], task, degradation) for task in recipe["tasks"]])
     write_history(out / "history.csv", history)
     images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
-    metrics = facts | counts(recipe, models) | {"steps": settings.steps, "tasks": _means(images)}
+    metrics = job.facts | counts(recipe, models) | {"steps": job.settings.steps, "tasks": _means(images)}
     if recipe["method"] == "modulation":
         alone = [_score(models[task], task, degradation, strength=0.0) for task in recipe["tasks"]]
         metrics["backbone_alone"] = _means(pd.concat(alone))
     write_json(out / "metrics.json", metrics)
 
 
-def of_equal_batch(settings: Any, tasks: list[str]) -> Any:
+def of_equal_batch(settings: Any, tasks: Sequence[str]) -> Any:
     """The `training` section for a set of tasks: a batch holds as many samples as one of all five, shared equally."""
     if tuple(tasks) == TASKS:
         return settings
@@ -107,10 +112,10 @@ def build(recipe: dict[str, Any], backbone: Any, seed: int, groups: list[str]) -
     if method == "shared":
         return build_shared(backbone, seed, tasks)
     network = new_backbone(backbone, seed)
-    selected = selected_weights(network, groups)
     shapes = {name: weight.shape for name, weight in network.named_parameters()}
+    selected = selected_weights(network, groups)
     rule, sizing = _rules(recipe, [network.get_parameter(name) for name in selected])
-    budget = build_biases(network, seed, selected, sizing, tasks).added_parameters()
+    budget = sum(bias_sizes({name: shapes[name] for name in selected}, len(tasks), sizing).values())
     if method != "modulation":
         return build_rival(method, backbone, seed, budget, tasks)
     kind, _, draw = recipe["weights"].partition("-")
@@ -134,32 +139,23 @@ def _rules(recipe: dict[str, Any], weights: list[nn.Parameter]) -> tuple[RankRul
 class _Runner:
     """Builds and trains the network or networks of one cell."""
 
-    def __init__(
-        self,
-        facts: dict[str, Any],
-        recipe: dict[str, Any],
-        settings: Any,
-        degradation: Any,
-        backbone: Any,
-        checkpoints: Path,
-        tracker: Tracker,
-    ) -> None:
-        self.facts, self.recipe, self.settings, self.backbone = facts, recipe, settings, backbone
-        self.tasks, self.seed = tuple(recipe["tasks"]), facts["seed"]
-        self.stream = training_stream(PREPARED, degradation, self.seed, settings.real_share, self.tasks)
-        self.validation = Validation(PREPARED, degradation, self.tasks)
-        self.checkpoints, self.tracker = checkpoints, tracker
+    def __init__(self, job: Job) -> None:
+        self.job, self.tasks, self.seed = job, tuple(job.recipe["tasks"]), job.facts["seed"]
+        self.settings = of_equal_batch(job.settings, self.tasks)
+        share = self.settings.real_share
+        self.stream = training_stream(PREPARED, job.degradation, self.seed, share, self.tasks)
+        self.validation = Validation(PREPARED, job.degradation, self.tasks)
 
     def single(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
         """One network for all tasks."""
-        model = build(self.recipe, self.backbone, self.seed, read_selection(SELECTION))
-        history = self._trainer(model, "network").train(phases_of(self.recipe["strategy"], self.settings.steps))
+        model = build(self.job.recipe, self.job.backbone, self.seed, read_selection(SELECTION))
+        history = self._trainer(model, "network").train(phases_of(self.job.recipe["strategy"], self.settings.steps))
         return dict.fromkeys(self.tasks, model.eval()), history
 
     def experts(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
         """A shared network for half the steps, then one copy per task for an equal share of the other half."""
         steps = self.settings.steps
-        shared = build_shared(self.backbone, self.seed, self.tasks)
+        shared = build_shared(self.job.backbone, self.seed, self.tasks)
         history = self._trainer(shared, "shared").train(phases_of("shared", steps - steps // 2))
         models = {}
         for task in self.tasks:
@@ -176,9 +172,9 @@ class _Runner:
             self.stream,
             self.settings.model_copy(update={"batch_per_task": batch}),
             validate=lambda network: self.validation(network, tasks or self.tasks),
-            checkpoints=self.checkpoints / part,
-            observe=self.tracker.metrics,
-            title=" ".join(str(self.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
+            checkpoints=self.job.checkpoints / part,
+            observe=self.job.tracker.metrics,
+            title=" ".join(str(self.job.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
         )
 
 
