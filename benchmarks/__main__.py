@@ -3,7 +3,8 @@
     make bench                                   everything, about half an hour on two quiet cores
     python -m benchmarks backbone modulation     some of it
 
-Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles. `results.json` beside
+Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles; the process keeps the
+memory that it frees, so that fresh pages do not decide. `results.json` beside
 this file keeps the last run of each suite, with the versions and the processor that it ran on; `README.md` shows it.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .timing import Row
+from .timing import Row, keep_freed_memory
 
 SUITES = ("backbone", "modulation", "quality")
 RESULTS = Path(__file__).parent / "results.json"
@@ -29,14 +30,15 @@ PAGE = Path(__file__).parent / "README.md"
 THREADS = 2
 
 
-def machine() -> dict[str, Any]:
+def machine(keeps_freed_memory: bool) -> dict[str, Any]:
     """What the numbers depend on, beside the code."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
     packages = {name: version(name) for name in ("torch", "numpy", "peft")}
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": THREADS, "python": platform.python_version(), **packages}
+    where = {"cpu": cpu, "cores": os.cpu_count(), "threads": THREADS, "keeps_freed_memory": keeps_freed_memory}
+    return where | {"python": platform.python_version(), **packages}
 
 
 def show(row: Row) -> str:
@@ -75,7 +77,8 @@ def page(kept: dict[str, Any]) -> str:
             verdict = {None: "", True: "kept", False: "**missed**"}[row["holds"]]
             lines.append(f"| {row['what']} | {row['median']:.3f}{unit} | {spread} | {bound} | {verdict} |")
         versions = ", ".join(f"{name} {where[name]}" for name in ("python", "torch", "numpy", "peft"))
-        lines += ["", f"{where['cpu']}, {where['threads']} threads; {versions}."]
+        memory = "freed memory kept" if where["keeps_freed_memory"] else "freed memory given back"
+        lines += ["", f"{where['cpu']}, {where['threads']} threads, {memory}; {versions}."]
     return "\n".join(lines) + "\n"
 
 
@@ -90,12 +93,13 @@ def main() -> None:
     if arguments.pairs < 2:
         parser.error(f"--pairs is {arguments.pairs}; at least 2 are needed for quartiles")
     torch.set_num_threads(THREADS)
+    where = machine(keep_freed_memory())
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print(f"{'':<100} {'median':>8} {'quartiles':<18} {'pairs':>5} bound")
     for suite in arguments.suites or SUITES:
         rows = importlib.import_module(f"benchmarks.{suite}").run(arguments.pairs)
         print(*map(show, rows), sep="\n", flush=True)
-        kept[suite] = {"machine": machine(), "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
+        kept[suite] = {"machine": where, "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
         write(RESULTS, json.dumps(kept, indent=2) + "\n")
         write(PAGE, page(kept))
 

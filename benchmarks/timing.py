@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,20 @@ class Row:
 def exact(what: str, value: float, bound: float | None = None) -> Row:
     """A row whose value does not vary."""
     return Row(what, value, value, value, bound)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, and say whether it does (only glibc is asked).
+
+    Else each pass over large activations gets fresh pages from the system or not, as the heap happens to lie, and one
+    model timed against itself seems to differ by percents.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    # From malloc.h: no block of its own from the system, never give back the top, grow by 256 MiB.
+    settings = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28)}
+    return all(libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) for key, value in settings.values())
 
 
 def seconds(work: Work) -> float:
