@@ -3,8 +3,7 @@
     make bench                                   everything, about half an hour on two quiet cores
     python -m benchmarks backbone modulation     some of it
 
-Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles; the process keeps the
-memory that it frees, so that fresh pages do not decide. `results.json` beside
+Each ratio is the median of interleaved pairs in one process on two threads, with its quartiles. `results.json` beside
 this file keeps the last run of each suite, with the versions and the processor that it ran on; `README.md` shows it.
 """
 
@@ -13,8 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import platform
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,16 @@ def machine(keeps_freed_memory: bool) -> dict[str, Any]:
     packages = {name: version(name) for name in ("torch", "numpy", "peft")}
     where = {"cpu": cpu, "cores": os.cpu_count(), "threads": THREADS, "keeps_freed_memory": keeps_freed_memory}
     return where | {"python": platform.python_version(), **packages}
+
+
+def measure(suite: str, pairs: int) -> dict[str, Any]:
+    """Run one suite and print its lines; returns its rows, and the machine that they hold for."""
+    torch.set_num_threads(THREADS)
+    module = importlib.import_module(f"benchmarks.{suite}")
+    where = machine(module.KEEPS_FREED_MEMORY and keep_freed_memory())
+    rows = module.run(pairs)
+    print(*map(show, rows), sep="\n", flush=True)
+    return {"machine": where, "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
 
 
 def show(row: Row) -> str:
@@ -92,14 +103,12 @@ def main() -> None:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
     if arguments.pairs < 2:
         parser.error(f"--pairs is {arguments.pairs}; at least 2 are needed for quartiles")
-    torch.set_num_threads(THREADS)
-    where = machine(keep_freed_memory())
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print(f"{'':<100} {'median':>8} {'quartiles':<18} {'pairs':>5} bound")
     for suite in arguments.suites or SUITES:
-        rows = importlib.import_module(f"benchmarks.{suite}").run(arguments.pairs)
-        print(*map(show, rows), sep="\n", flush=True)
-        kept[suite] = {"machine": where, "rows": [asdict(row) | {"holds": row.holds} for row in rows]}
+        # In a process of its own: what one suite leaves in memory would weigh on the next.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            kept[suite] = process.submit(measure, suite, arguments.pairs).result()
         write(RESULTS, json.dumps(kept, indent=2) + "\n")
         write(PAGE, page(kept))
 

@@ -18,6 +18,8 @@ from .timing import Row, exact, ratio
 
 HEIGHT, WIDTH = 320, 480
 NAF_700K = NafConfig(width=32, depths=(1, 2, 4, 2, 1))
+KEEPS_FREED_MEMORY = False
+"""The networks differ in the memory they touch, and fresh pages are part of what that costs."""
 BASE_PATCH = 128
 
 

@@ -35,6 +35,8 @@ from instruct_ipt.training.losses import restoration_loss
 from .peers import call_projections, lend_names
 from .timing import Row, exact, ratio
 
+KEEPS_FREED_MEMORY = True
+"""Both sides are one network and differ by percents, which fresh pages from the system would drown."""
 IMAGE = (1, 3, 320, 480)
 RANK = 4
 SELECTION = Path(__file__).parents[1] / "docs" / "quick" / "selection.json"

@@ -37,6 +37,8 @@ from .timing import Row, exact
 
 MINUTES, TURN = 3.0, 3.0
 SIGMA, BATCH, PATCH, PROCEDURAL = 25, 8, 64, 40
+KEEPS_FREED_MEMORY = False
+"""As a user trains."""
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 

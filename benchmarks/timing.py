@@ -52,7 +52,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees, and say whether it does (only glibc is asked).
 
     Else each pass over large activations gets fresh pages from the system or not, as the heap happens to lie, and one
-    model timed against itself seems to differ by percents.
+    model timed against itself seems to differ by percents. Not for networks that touch different amounts of memory.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

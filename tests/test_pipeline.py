@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -195,6 +196,36 @@ def test_one_cell_alone_from_snakemake(study):
     shutil.rmtree(cell)
     study.run("snakemake", "-c1", "ablations/smoke/rank/constant-2/seed-0/metrics.json")
     assert (cell / "metrics.json").read_bytes() == before, "the same cell twice gives the same bytes"
+
+
+def test_a_killed_grid_repeats_only_what_was_not_finished(study):
+    """SIGKILL to Snakemake and all its children as soon as one of four missing cells is done."""
+    methods = ("shared", "film", "constant", "proportional")
+    cells = [study.folder / f"ablations/smoke/adaptation/five-{method}/seed-0" for method in methods]
+    before = {cell: (cell / "metrics.json").read_bytes() for cell in cells}
+    for cell in cells:
+        shutil.rmtree(cell)
+    process = subprocess.Popen(
+        ["snakemake", "-c1", "all"], cwd=study.folder, env=study.environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not any((cell / "metrics.json").exists() for cell in cells) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)  # Snakemake notes the end of this cell and starts the next.
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = {cell: cell.stat().st_mtime_ns for cell in cells if (cell / "metrics.json").exists()}
+    assert 1 <= len(done) < len(cells), "killed in the middle"
+    study.run("snakemake", "--unlock")
+    assert study.jobs("--rerun-incomplete") == len(cells) - len(done)
+    study.run("snakemake", "-c1", "--rerun-incomplete", "all")
+    assert study.jobs() == 0
+    assert {cell: cell.stat().st_mtime_ns for cell in done} == done, "finished cells stay as they are"
+    assert {cell: (cell / "metrics.json").read_bytes() for cell in cells} == before
+    assert study.repro() == []
 
 
 def test_an_edit_while_a_stage_runs_is_noticed(study):
