@@ -328,6 +328,21 @@ def test_a_copy_elsewhere_gives_the_same_bytes(study, tmp_path):
     assert (other.folder / file).read_bytes() == (study.folder / file).read_bytes()
 
 
+def test_a_snapshot_keeps_tables_parameters_and_durations(study):
+    """The README's block belongs to profile quick; another profile leaves the README alone."""
+    (study.folder / "README.md").write_text("no block\n", encoding="utf-8")
+    kept = study.folder / study.run("ipt", "snapshot").stdout.strip()
+    assert (study.folder / "README.md").read_text(encoding="utf-8") == "no block\n"
+    assert (kept / "params.yaml").read_bytes() == (study.folder / "params.yaml").read_bytes()
+    assert (kept / "summary.csv").read_bytes() == (study.folder / "ablations/summary.csv").read_bytes()
+    assert [row["stage"] for row in study.rows("docs/smoke/runtime.csv")][:-1] == list(STAGES)
+    cells = study.rows("docs/smoke/runtime.csv")[-1]
+    assert cells["stage"].endswith(" cells") and float(cells["seconds"]) > 0
+    for name in ("claims.csv", "benchmark.csv", "table09.md", "fig_pareto.jpg"):
+        assert (kept / name).stat().st_size > 0
+    shutil.rmtree(kept)
+
+
 def test_the_notebook_runs_on_the_results(study, monkeypatch):
     import matplotlib
 

@@ -9,28 +9,34 @@ import shutil
 from pathlib import Path
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.params import load
-from instruct_ipt.paths import FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
+from instruct_ipt.params import Params, load
+from instruct_ipt.paths import ABLATIONS, FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
 from instruct_ipt.stage_table import STAGES
+from instruct_ipt.stages._cells import cells_of
 from instruct_ipt.summary import gains
 
 START, END = "<!-- results: written by `ipt snapshot` -->", "<!-- /results -->"
-PICTURES = ("fig4_comparison", "fig2_rank", "data_degradations")
+README_PROFILE = "quick"
+RESULT_FILES = ("benchmark.csv", "claims.csv", "sensitivity_agreement.csv", "task_conflict.csv")
+PICTURES = ("fig4_comparison", "fig2_rank", "fig_pareto", "fig_task_gap", "data_degradations")
 PICTURE_BYTES = 300_000
 
 
 def snapshot(readme: Path = Path("README.md")) -> Path:
-    """Write `docs/<profile>/` and the README's results block from the files of the last replication.
+    """Write `docs/<profile>/` and, at profile quick, the README's results block from the last replication.
 
     Raises:
         InputError: a result file is missing, or the README has no results block.
     """
-    profile = load().profile
+    params = load()
+    profile = params.profile
     folder = Path("docs") / profile
     folder.mkdir(parents=True, exist_ok=True)
-    block = f"{START}\n{_results(profile)}\n{END}"
-    _replace_block(readme, block)
-    for source in (RESULTS / "benchmark.csv", RESULTS / "claims.csv", SELECTION):
+    if profile == README_PROFILE:
+        _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
+    # With its parameters: whoever wants to repeat the run copies them to params.yaml.
+    results = [RESULTS / name for name in RESULT_FILES]
+    for source in (*results, ABLATIONS / "summary.csv", SELECTION, Path("params.yaml")):
         shutil.copy(source, folder / source.name)
     for table in sorted(TABLES.glob("table*.md")):
         shutil.copy(table, folder / table.name)
@@ -39,9 +45,8 @@ def snapshot(readme: Path = Path("README.md")) -> Path:
     with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
-        writer.writerows(
-            [row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in _runtime()
-        )
+        rows = [*_runtime(), _cells_together(params)]
+        writer.writerows([row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in rows)
     return folder
 
 
@@ -74,16 +79,33 @@ def _tested() -> str:
 
 def _runtime() -> list[dict[str, str]]:
     """The last row of `logs/runtime.csv` for every stage."""
-    if not RUNTIME.is_file():
-        raise InputError(f"{RUNTIME} does not exist; `make repro` writes it")
-    with RUNTIME.open(newline="", encoding="utf-8") as stream:
-        rows = {row["stage"]: row for row in csv.DictReader(stream)}
+    rows = _last_rows()
     missing = [name for name in STAGES if name not in rows]
     if missing:
         raise InputError(
             f"{RUNTIME} has no row for {', '.join(missing)}; run `dvc repro --force` to measure every stage"
         )
     return [rows[name] for name in STAGES]
+
+
+def _cells_together(params: Params) -> dict[str, str]:
+    """One row for the cells of the grid: the sum of their times (several run side by side), the largest memory."""
+    names = [f"{params.profile}/{cell.study}/{cell.setting}/seed-{cell.seed}" for cell in cells_of(params)]
+    found = _last_rows()
+    rows = [found[name] for name in names if name in found]
+    if not rows:
+        raise InputError(f"{RUNTIME} has no row for a cell of the ablation grid; run `dvc repro --force ablations`")
+    seconds = sum(float(row["seconds"]) for row in rows)
+    peak = max(int(row["peak_mib"]) for row in rows)
+    return rows[-1] | {"stage": f"{len(rows)} cells", "seconds": f"{seconds:.1f}", "peak_mib": str(peak)}
+
+
+def _last_rows() -> dict[str, dict[str, str]]:
+    """Stage or cell -> its last row of `logs/runtime.csv`."""
+    if not RUNTIME.is_file():
+        raise InputError(f"{RUNTIME} does not exist; `make repro` writes it")
+    with RUNTIME.open(newline="", encoding="utf-8") as stream:
+        return {row["stage"]: row for row in csv.DictReader(stream)}
 
 
 def _replace_block(readme: Path, block: str) -> None:
