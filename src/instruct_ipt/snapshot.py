@@ -30,16 +30,18 @@ def snapshot(readme: Path = Path("README.md")) -> Path:
     """
     params = load()
     profile = params.profile
+    # With its parameters: whoever wants to repeat the run copies them to params.yaml.
+    results = [RESULTS / name for name in RESULT_FILES]
+    kept = [*results, ABLATIONS / "summary.csv", SELECTION, Path("params.yaml"), *sorted(TABLES.glob("table*.md"))]
+    for source in kept:
+        if not source.is_file():
+            raise InputError(f"{source} does not exist; `make repro` makes it")
     folder = Path("docs") / profile
     folder.mkdir(parents=True, exist_ok=True)
     if profile == README_PROFILE:
         _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
-    # With its parameters: whoever wants to repeat the run copies them to params.yaml.
-    results = [RESULTS / name for name in RESULT_FILES]
-    for source in (*results, ABLATIONS / "summary.csv", SELECTION, Path("params.yaml")):
+    for source in kept:
         shutil.copy(source, folder / source.name)
-    for table in sorted(TABLES.glob("table*.md")):
-        shutil.copy(table, folder / table.name)
     for name in PICTURES:
         (folder / f"{name}.jpg").write_bytes(_small_jpeg(FIGURES / f"{name}.png"))
     with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
