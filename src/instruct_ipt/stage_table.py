@@ -123,9 +123,13 @@ _ALL: tuple[Stage, ...] = (
         "Write the tables as CSV, Markdown and LaTeX.",
     ),
     Stage(
-        "report", "report", (),
+        "report", "report",
         (
-            "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",
+            "seed", "data", "degradation", "backbone", "modulation", "training", "experts", "sensitivity", "rank",
+            "evaluation", "claims", "ablations",
+        ),
+        (
+            _PREPARED, "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",
             "tables/manifest.json",
         ),
         ("report",), "Write the one-page report.",

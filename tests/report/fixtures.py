@@ -167,12 +167,13 @@ def claims() -> pd.DataFrame:
             "inconclusive",
             "images only",
             "one seed",
+            0.1,
         ],
-        ["cost_is_humble", "It is cheap", 3.2, "%", 3.2, 3.2, 0, 1, "supported", "exact count", nan],
-        ["gap_matters", "It depends", nan, "dB", nan, nan, 0, 0, "inconclusive", nan, "study adaptation has none"],
+        ["cost_is_humble", "It is cheap", 3.2, "%", 3.2, 3.2, 0, 1, "supported", "exact count", nan, 5],
+        ["gap_matters", "It depends", nan, "dB", nan, nan, 0, 0, "inconclusive", nan, "study adaptation has none", 0.1],
     ]
     columns = ["claim", "statement", "effect", "unit", "ci_low", "ci_high", "n_images", "n_seeds", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "interval", "note"])
+    return pd.DataFrame(rows, columns=[*columns, "interval", "note", "margin"])
 
 
 def histories() -> dict[str, pd.DataFrame]:
