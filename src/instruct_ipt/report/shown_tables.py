@@ -23,7 +23,8 @@ def shown_tables(folder: Path) -> list[dict[str, Any]]:
 
     Returns:
         Per table: ``name`` (of its files), ``title``, ``caption``, ``head`` (text), ``numeric`` (a bool per column),
-        ``rows`` (cells with ``text`` and ``sort``), ``files`` (names that exist), ``command``.
+        ``named`` (whether the first cell names its row), ``rows`` (cells with ``text`` and ``sort``), ``files`` (names
+        that exist), ``command``.
 
     Raises:
         InputError: there is none, or one is not as `dvc repro tables` writes it.
@@ -43,6 +44,7 @@ def _shown(file: Path) -> dict[str, Any]:
         "caption": caption,
         "head": [_plain(cell) for cell in head],
         "numeric": numeric,
+        "named": len({row[0] for row in rows}) == len(rows),
         "rows": [[_cell(cell) for cell in row] for row in rows],
         "files": [path.name for path in beside if path.is_file()],
         "command": COMMANDS.get(file.stem, "dvc repro tables"),
