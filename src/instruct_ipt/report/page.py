@@ -107,9 +107,9 @@ def claims(source: pd.DataFrame | Path) -> list[dict[str, Any]]:
     table = read_result(source, "results/claims.csv", text, numbers)
     if unknown := set(table.verdict) - set(VERDICTS):
         raise InputError(f"results/claims.csv has the verdict `{unknown.pop()}`; known are: {', '.join(VERDICTS)}")
-    with_interval = table[table.ci_low < table.ci_high]
-    ends = with_interval[["effect", "ci_low", "ci_high", "margin"]].abs().max(axis=1)
-    scales = ends.groupby(with_interval.unit).max()
+    ends = table[["effect", "ci_low", "ci_high", "margin"]].abs().max(axis=1)
+    drawn = (table.ci_low < table.ci_high) & np.isfinite(ends)
+    scales = ends[drawn].groupby(table.unit[drawn]).max()
     shown = [
         {
             "statement": row.statement,
@@ -118,9 +118,9 @@ def claims(source: pd.DataFrame | Path) -> list[dict[str, Any]]:
             "effect": _effect(row),
             "margin": f"{row.margin:g} {row.unit}",
             "n": _behind(row),
-            "plot": _plot(row, scales[row.unit]) if row.ci_low < row.ci_high else None,
+            "plot": _plot(row, scales[row.unit]) if with_interval else None,
         }
-        for row in table.itertuples()
+        for row, with_interval in zip(table.itertuples(), drawn, strict=True)
     ]
     return sorted(shown, key=lambda claim: VERDICTS.index(claim["verdict"]))
 
