@@ -74,7 +74,8 @@ FIGURES: tuple[Figure, ...] = (
         "fig_sensitivity",
         "Task-sensitive weights",
         "Validation PSNR gained by fine-tuning one weight group of the shared network on one task alone, and the same per "
-        "100 000 freed parameters. Groups above the line are modulated.",
+        "100 000 freed parameters; means over seeds, the most sensitive group first. A filled dot marks the groups that "
+        "carry task biases.",
         "Two heat maps, weight groups by tasks: gain in PSNR and gain per freed parameter. The values are in "
         "fig_sensitivity.csv.",
         "dvc repro sensitivity figures",
@@ -109,10 +110,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig_task_gap",
         "The gap between two tasks",
-        "Gain over one shared network, on pairs of tasks, against how much the gradients of the two tasks disagree on the "
-        "shared network.",
-        "Scatter chart: gain in PSNR of each method over the shared network against the gradient conflict of the pair. "
-        "The values are in fig_task_gap.csv.",
+        "Gain in validation PSNR over one shared network, for pairs of tasks: the more the gradients of the two disagree on "
+        "the shared network, the higher the pair stands.",
+        "Dot chart, one line per pair of tasks, ordered by the conflict of their gradients: gain in PSNR of each method "
+        "over the shared network. The values are in fig_task_gap.csv.",
         "dvc repro ablations figures",
         columns=1,
     ),
@@ -123,6 +124,15 @@ FIGURES: tuple[Figure, ...] = (
         "Line charts, one per task and one of their mean: validation PSNR of the shared network, FiLM and weight "
         "modulation against the step. The values are in fig_training.csv.",
         "dvc repro train_shared train_film train_modulation figures",
+    ),
+    Figure(
+        "fig_training_seeds",
+        "Training curves over seeds",
+        "The same methods in the shorter trainings of the ablation grid, which repeats them with every seed of the profile: "
+        "validation PSNR against the step. Line: mean over seeds; band: least to most, where there are several.",
+        "Line charts, one per task and one of their mean: validation PSNR of the three methods against the step, with a band "
+        "over seeds. The values are in fig_training_seeds.csv.",
+        "dvc repro ablations figures",
     ),
     Figure(
         "data_degradations",
