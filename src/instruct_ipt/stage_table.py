@@ -97,7 +97,8 @@ _ALL: tuple[Stage, ...] = (
         "evaluate", "evaluate", ("seed", "degradation", "backbone", "modulation", "evaluation", "training"),
         (_PREPARED, _SELECTION, *(f"models/{m}/manifest.json" for m in ("shared", "experts", "film", "modulation"))),
         (
-            "results/benchmark.csv", "results/per_image.csv", "results/cost.csv", "results/samples.csv", "results/samples",
+            "results/benchmark.csv", "results/per_image.csv", "results/cost.csv",
+            "results/samples.csv", "results/samples",
         ),
         "Score every method on held-out photographs.",
     ),

@@ -236,14 +236,14 @@ def test_figure4_without_a_picture(tmp_path: Path) -> None:
 
 def test_photographs_stay_under_the_limit(tmp_path: Path) -> None:
     """Noise does not compress: the resolution gives way, not the limit."""
-    figure = Figure(figsize=(COLUMN_IN, 3.0))
+    figure = Figure(figsize=(PAGE_IN, 3.2))
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.imshow(np.random.default_rng(0).random((720, 960, 3)), aspect="auto")
+    axes.imshow(np.random.default_rng(0).random((960, 2160, 3)), aspect="auto")
     save(figure, tmp_path / "noise")
     assert (tmp_path / "noise.png").stat().st_size <= PNG_LIMIT
     with Image.open(tmp_path / "noise.png") as picture:
-        assert 400 < picture.size[0] < 1200
+        assert 700 < picture.size[0] < 2160
 
 
 def test_training_figure(tmp_path: Path) -> None:
@@ -277,7 +277,8 @@ def test_the_registry_says_what_stands_in_the_folder_and_how_wide_it_is(twice: t
     for name in drawn:
         assert (folder / f"{name}.csv").stat().st_size > 0
         width = re.search(r'<svg[^>]* width="([\d.]+)pt"', (folder / f"{name}.svg").read_text(encoding="utf-8"))
-        assert width is not None and float(width[1]) / 72 == pytest.approx({1: COLUMN_IN, 2: PAGE_IN}[known[name].columns])
+        expected = {1: COLUMN_IN, 2: PAGE_IN}[known[name].columns]
+        assert width is not None and float(width[1]) / 72 == pytest.approx(expected)
 
 
 def test_no_figure_has_text_too_small_or_a_width_of_its_own(tmp_path: Path) -> None:

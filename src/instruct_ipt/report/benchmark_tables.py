@@ -117,8 +117,8 @@ def detail(name: str, scores: pd.DataFrame, images: pd.DataFrame) -> Table:
             Column(f"{key}/gain", f"{heading}: gain (dB)", 2, "higher", interval=True),
         ]
     caption = (
-        f"{title} in detail (table {int(name[-2:])} by an assumed mapping). {tested(scores)} Gain: PSNR minus that of the "
-        f"degraded image. {EXPLAINED}. {_MARKS}{snow_note(scores)}"
+        f"{title} in detail (table {int(name[-2:])} by an assumed mapping). {tested(scores)} Gain: PSNR minus that of "
+        f"the degraded image. {EXPLAINED}. {_MARKS}{snow_note(scores)}"
     )
     outside = tuple(np.flatnonzero(table.method == "input").tolist())
     return Table(name, caption, tuple(columns), table, None, outside)

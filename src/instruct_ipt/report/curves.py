@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import in_order, read_result
-from instruct_ipt.report.style import GREY, METHOD_COLOURS, METHOD_DASHES, METHOD_LABELS, METHODS, PAGE_IN, publish
+from instruct_ipt.report.style import (
+    GREY,
+    METHOD_COLOURS,
+    METHOD_DASHES,
+    METHOD_LABELS,
+    METHOD_MARKERS,
+    METHODS,
+    PAGE_IN,
+    publish,
+)
 from instruct_ipt.tasks import TASKS
 
 # Settings of the grid's study `adaptation` that are the methods of the main comparison, on a smaller scale.
@@ -91,7 +100,7 @@ def _panel(axes: Axes, part: pd.DataFrame, title: str) -> None:
         rows = part[part.method == method]
         curve = rows.groupby(["seed", "step"]).psnr.mean().groupby("step").agg(["mean", "min", "max"])
         colour = METHOD_COLOURS.get(method, GREY)
-        style = {"ls": METHOD_DASHES.get(method, "solid"), "marker": "o", "ms": 2.2}
+        style = {"ls": METHOD_DASHES.get(method, "solid"), "marker": METHOD_MARKERS.get(method, "o"), "ms": 2.5}
         axes.plot(curve.index, curve["mean"], color=colour, label=METHOD_LABELS.get(method, method), **style)
         if rows.seed.nunique() > 1:
             axes.fill_between(curve.index, curve["min"], curve["max"], color=colour, alpha=0.2, lw=0)

@@ -96,7 +96,7 @@ def _draw(found: list[Strip], facts: Facts) -> Figure:
     lines = _thumbnails(axes, found, chosen)
     _u_shape(axes, facts.stages)
     _biases(axes, [strip.task for strip in found], chosen.task, facts)
-    _flow(axes, chosen, lines[chosen.task])
+    _flow(axes, chosen, found.index(chosen), len(found), lines[chosen.task])
     return figure
 
 
@@ -147,16 +147,19 @@ def _u_shape(axes: Axes, stages: int) -> None:
     for (x, y), depth in zip(centres, depths, strict=True):
         high = 0.44 - 0.1 * depth / max(1, stages - 1)
         axes.add_patch(_box(x - wide / 2, y - high / 2, wide, high, _BLOCK))
-        _chips(axes, x, y, wide)
+        _chips(axes, x, y)
     for (x0, y0), (x1, y1) in zip(centres[:-1], centres[1:], strict=True):
         _arrow(axes, (x0 + wide / 2, y0), (x1 - wide / 2, y1), lw=0.8)
     for depth in range(stages - 1):
         (x0, y), (x1, _) = centres[depth], centres[-1 - depth]
         _arrow(axes, (x0 + wide / 2 + 0.04, y + 0.08), (x1 - wide / 2 - 0.02, y + 0.08), lw=0.6, ls=(0, (1, 1.2)))
-    _say(axes, (_U_LEFT + _U_RIGHT) / 2, _U_TOP + 0.28, "one backbone for all tasks, weights W", fontsize=7.5)
+    middle = (_U_LEFT + _U_RIGHT) / 2
+    _say(axes, middle, _U_TOP + 0.28, "one backbone for all tasks, weights W", fontsize=7.5)
+    _chips(axes, middle, _U_TOP - 0.2)
+    _say(axes, middle, _U_TOP - 0.33, "low-rank biases, one per task", fontsize=6, color=GREY)
 
 
-def _chips(axes: Axes, x: float, y: float, wide: float) -> None:
+def _chips(axes: Axes, x: float, y: float) -> None:
     """Five small squares: on this block sit biases of every task."""
     side = 0.055
     for number, colour in enumerate(TASK_COLOURS.values()):
@@ -178,13 +181,17 @@ def _biases(axes: Axes, tasks: list[str], chosen: str, facts: Facts) -> None:
     axes.add_patch(Rectangle((left + 1.06, middle - 0.3), 0.6, 0.6, fc=_WEIGHT, ec=_INK, lw=0.6, zorder=3))
     _say(axes, left + 1.36, middle, "W", fontsize=9)
     _say(axes, left + 1.78, middle, "+", fontsize=10)
-    pitch = min(0.42, (wide - 2.0) / len(tasks))
     for number, task in enumerate(tasks):
-        _factors(axes, left + 1.94 + number * pitch, middle, task, task == chosen)
+        _factors(axes, left + 1.94 + number * _pitch(len(tasks)), middle, task, task == chosen)
     groups = ", ".join(facts.groups)
+    listed = f"on {groups}" if len(groups) < 90 else f"on {len(facts.groups)} weight groups"
     added = f"+{count(facts.per_task)} parameters per task ({facts.share:.1f} % of the backbone)"
-    _say(axes, left + wide / 2, bottom + 0.235, f"on {groups}" if len(groups) < 90 else f"on {len(facts.groups)} groups", 6)
+    _say(axes, left + wide / 2, bottom + 0.235, listed, 6)
     _say(axes, left + wide / 2, bottom + 0.095, added, fontsize=6)
+
+
+def _pitch(tasks: int) -> float:
+    return min(0.38, (_PANEL[2] - 2.0) / tasks)
 
 
 def _factors(axes: Axes, left: float, middle: float, task: str, chosen: bool) -> None:
@@ -199,30 +206,37 @@ def _factors(axes: Axes, left: float, middle: float, task: str, chosen: bool) ->
 # ---- what flows -----------------------------------------------------------------------------------------------------
 
 
-def _flow(axes: Axes, chosen: Strip, line: float) -> None:
-    """The image's way through, the instruction, and the loss with its two gradients."""
+def _flow(axes: Axes, chosen: Strip, place: int, tasks: int, line: float) -> None:
+    """The image's way through, the instruction that picks bias ``place`` of ``tasks``, the loss, both gradients."""
     wide = min(0.58, (_HIGH - 0.3) / 5 - 0.06) * ASPECT
     colour = TASK_COLOURS.get(chosen.task, GREY)
     _arrow(axes, (_LEFT + wide, line), (_U_LEFT, _U_TOP), color=colour, lw=1.4)
-    _arrow(axes, (_U_RIGHT, _U_TOP), (_RIGHT, line), color=colour, lw=1.4)
+    _arrow(axes, (_U_RIGHT, _U_TOP), (_RIGHT, line + 0.15), color=colour, lw=1.4)
     left, bottom, width, high = _PANEL
     # The instruction, inside the panel at the left.
     axes.add_patch(_box(left + 0.08, bottom + 0.5, 0.78, 0.46, "white", ec=colour, lw=1.2))
     _say(axes, left + 0.47, bottom + 0.83, "instruction", fontsize=6, color=GREY)
     _say(axes, left + 0.47, bottom + 0.63, f"“{chosen.task}”", fontsize=7)
+    picked = left + 1.94 + place * _pitch(tasks) + 0.15
+    bow = {"connectionstyle": "arc3,rad=-0.12", "color": colour}
+    _arrow(axes, (left + 0.47, bottom + 0.98), (picked, bottom + 1.0), lw=1.2, **bow)
     middle = (_U_LEFT + _U_RIGHT) / 2
     _arrow(axes, (middle, bottom + high), (middle, _U_BOTTOM - 0.18), lw=1.4, color=colour)
     _say(axes, middle - 0.07, bottom + high + 0.14, "W + up · down", fontsize=6.5, ha="right")
-    loss = (5.3, 1.72)
+    loss = (5.38, line - 0.1)
     axes.add_patch(_box(loss[0] - 0.17, loss[1] - 0.1, 0.34, 0.2, "white", ec=VERMILION, lw=1.0))
     _say(axes, *loss, "loss", fontsize=6.5, color=VERMILION)
+    _arrow(axes, (_RIGHT, loss[1]), (loss[0] + 0.17, loss[1]), color=VERMILION, lw=0.8)
     gradient = {"color": VERMILION, "lw": 1.1, "ls": (0, (3, 1.5))}
-    _arrow(axes, (_RIGHT + 0.02, line), (loss[0] + 0.1, loss[1] + 0.11), color=VERMILION, lw=0.8)
-    _arrow(axes, (loss[0] - 0.17, loss[1] + 0.03), (middle + 0.3, _U_BOTTOM - 0.05), **gradient)
-    _arrow(axes, (loss[0], loss[1] - 0.1), (loss[0] - 0.35, bottom + 1.0), **gradient)
+    _arrow(axes, (loss[0] - 0.17, loss[1] + 0.03), (middle + 0.27, _U_BOTTOM), **gradient)
+    _say(axes, middle + 0.87, _U_BOTTOM + 0.03, "gradient to W", fontsize=6, color=VERMILION)
+    _arrow(axes, (loss[0], loss[1] - 0.1), (loss[0] - 0.22, bottom + 1.02), **gradient)
+    _say(axes, loss[0] - 0.18, bottom + high - 0.12, "and to the biases", fontsize=6, color=VERMILION, ha="right")
 
 
-def _box(left: float, bottom: float, wide: float, high: float, face: str, ec: str = _INK, lw: float = 0.7) -> FancyBboxPatch:
+def _box(
+    left: float, bottom: float, wide: float, high: float, face: str, ec: str = _INK, lw: float = 0.7
+) -> FancyBboxPatch:
     style = "round,pad=0,rounding_size=0.05"
     return FancyBboxPatch((left, bottom), wide, high, boxstyle=style, fc=face, ec=ec, lw=lw, zorder=2)
 

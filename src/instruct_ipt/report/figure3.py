@@ -17,6 +17,8 @@ from instruct_ipt.report.style import GREY, PAGE_IN, TASK_COLOURS, publish
 from instruct_ipt.tasks import TASKS
 
 ASPECT = 4 / 3
+# Inches: left of the pictures, between columns, above them, and below each.
+_LEFT, _GAP, _TOP, _BELOW = 0.22, 0.05, 0.32, 0.19
 
 
 @dataclass(frozen=True)
@@ -93,23 +95,26 @@ def _cropped(picture: np.ndarray) -> np.ndarray:
 
 
 def _draw(found: list[Strip]) -> Figure:
-    cell = PAGE_IN / len(found)
-    figure = Figure(figsize=(PAGE_IN, 2 * ((cell - 0.06) / ASPECT + 0.16) + 0.45), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
-    grid = figure.subplots(2, len(found), squeeze=False)
-    for column, strip in enumerate(found):
-        _picture(grid[0, column], strip.before, strip.psnr[0])
-        _picture(grid[1, column], strip.after, strip.psnr[1])
-        told = row_label(strip.task, strip.dataset)
-        box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": TASK_COLOURS.get(strip.task, GREY), "lw": 1.2}
-        grid[0, column].set_title(told, fontsize=7.5, pad=7, bbox=box)
-    for axes, label in zip(grid[:, 0], ("given", "restored"), strict=True):
-        axes.set_ylabel(label)
+    """Columns of equal width, laid out by hand: boxes around titles are not seen by a layout engine."""
+    wide = (PAGE_IN - _LEFT) / len(found)
+    high = (wide - _GAP) / ASPECT
+    figure = Figure(figsize=(PAGE_IN, _TOP + 2 * (high + _BELOW)), layout="none")
+    scale = np.array([*figure.get_size_inches()] * 2)
+    for row, label in enumerate(("given", "restored")):
+        bottom = (1 - row) * (high + _BELOW) + _BELOW
+        for column, strip in enumerate(found):
+            axes = figure.add_axes(np.array([_LEFT + column * wide, bottom, wide - _GAP, high]) / scale)
+            _picture(axes, (strip.before, strip.after)[row], strip.psnr[row])
+            if row == 0:
+                box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": TASK_COLOURS.get(strip.task, GREY), "lw": 1.2}
+                axes.set_title(row_label(strip.task, strip.dataset), fontsize=7.5, pad=7, bbox=box)
+            if column == 0:
+                axes.set_ylabel(label)
     return figure
 
 
 def _picture(axes: Axes, image: np.ndarray, psnr: float) -> None:
-    axes.imshow(image, interpolation="antialiased")
+    axes.imshow(image, interpolation="antialiased", aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

@@ -175,8 +175,8 @@ def _draw(rows: list[Row]) -> Figure:
     for axes, method in zip(grid[0], methods, strict=True):
         axes.set_title(METHOD_LABELS[method], fontsize=7.5, pad=3)
     figure.supxlabel(
-        "Of each set the photograph whose gain is the median. Below it: PSNR of the whole photograph (bold: best shown). "
-        "Zoom: where |degraded − clean| is largest.",
+        "Of each set the photograph whose gain is the median. Below it: PSNR of the whole photograph (bold: best "
+        "shown). Zoom: where |degraded − clean| is largest.",
         fontsize=6,
     )
     return figure

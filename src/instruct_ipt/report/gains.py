@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.benchmark_tables import set_titles
-from instruct_ipt.report.style import GREY, METHOD_COLOURS, METHOD_LABELS, METHODS, PAGE_IN, publish
+from instruct_ipt.report.style import GREY, METHOD_COLOURS, METHOD_LABELS, METHOD_MARKERS, METHODS, PAGE_IN, publish
 
 _COLUMNS = 4
-_MARKERS = {"shared": "o", "experts": "s", "film": "v", "modulation": "D"}
 
 
 def figure_gains(images: pd.DataFrame | Path, out_dir: Path) -> None:
@@ -75,7 +74,7 @@ def _panel(axes: Axes, part: pd.DataFrame, methods: list[str], title: str) -> No
         axes.plot(places, row, color=GREY, lw=0.5, alpha=min(1.0, 12 / len(wide)), zorder=1)
     for place, method in enumerate(methods):
         colour = METHOD_COLOURS.get(method, GREY)
-        style = {"s": 11, "color": colour, "marker": _MARKERS.get(method, "o"), "lw": 0, "zorder": 2}
+        style = {"s": 11, "color": colour, "marker": METHOD_MARKERS.get(method, "o"), "lw": 0, "zorder": 2}
         axes.scatter([place] * len(wide), wide[method], label=METHOD_LABELS.get(method, method), **style)
         axes.hlines(wide[method].mean(), place - 0.3, place + 0.3, color=colour, lw=1.6, zorder=3)
     axes.axhline(0, color="black", lw=0.5)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import rgb_to_hsv
 from matplotlib.figure import Figure
 
 from instruct_ipt.errors import InputError
@@ -82,14 +83,14 @@ def _draw_sensitivity(means: pd.DataFrame) -> Figure:
     titles = {"gain_db": "gain (dB)", "score": "gain per 100 000 freed parameters (dB)"}
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
         values = means.pivot(index="group", columns="task", values=column).loc[groups, tasks]
-        _heat(axes, values, float(np.nanmax(np.abs(values.to_numpy()))), digits=2)
+        _heat(axes, values, float(np.nanmax(np.abs(values.to_numpy()))), digits=2, slanted=False)
         axes.set_title(title)
     marks = dict(zip(means.group, means.selected, strict=True))
-    grid[0].set_yticklabels([f"{'●' if marks[group] else '○'}  {group}" for group in groups])
+    grid[0].set_yticklabels([f"{group}  {'●' if marks[group] else '○'}" for group in groups])
     seeds = int(means.seeds.max())
     figure.supxlabel(
-        f"●: modulated weight group. Validation split, {seeds} seed{'s' * (seeds > 1)}; one group of the shared network "
-        "freed for one task at a time.",
+        f"●: modulated weight group. Validation split, {seeds} seed{'s' * (seeds > 1)}; one group of the shared "
+        "network freed for one task at a time.",
         fontsize=6,
     )
     return figure
@@ -121,7 +122,7 @@ def _draw_conflict(table: pd.DataFrame) -> Figure:
     whole = pd.DataFrame(
         [[_cosine(cosine, a, b, "all") for b in tasks] for a in tasks], index=pd.Index(tasks), columns=pd.Index(tasks)
     )
-    _heat(left, whole, 1.0, digits=2)
+    _heat(left, whole, 1.0, digits=2, slanted=True)
     left.set_title("all weights")
     pairs = list(combinations(tasks, 2))
     parts = pd.DataFrame(
@@ -129,7 +130,7 @@ def _draw_conflict(table: pd.DataFrame) -> Figure:
         index=pd.Index([f"{a} + {b}" for a, b in pairs]),
         columns=pd.Index(groups),
     )
-    picture = _heat(right, parts, 1.0, digits=2)
+    picture = _heat(right, parts, 1.0, digits=2, slanted=True)
     right.set_title("by weight group")
     figure.colorbar(picture, ax=right, label="cosine of the gradients", fraction=0.03, pad=0.01)
     return figure
@@ -141,19 +142,19 @@ def _cosine(cosine: pd.Series, a: str, b: str, group: str) -> float:
     return float(cosine.get((a, b, group), cosine.get((b, a, group), np.nan)))
 
 
-def _heat(axes: Axes, values: pd.DataFrame, limit: float, digits: int) -> Any:
-    """A heat map with the number in every cell; colours run from -limit to limit."""
+def _heat(axes: Axes, values: pd.DataFrame, limit: float, digits: int, slanted: bool) -> Any:
+    """A heat map with the number in every cell; colours run from -limit to limit, column names slanted or level."""
     picture = axes.imshow(values, cmap=_MAP, vmin=-limit or -1, vmax=limit or 1, aspect="auto")
     for (row, column), value in np.ndenumerate(values.to_numpy()):
         if np.isfinite(value):
-            # White on the two dark ends of the map.
-            colour = "white" if abs(value) > 0.7 * limit else "black"
-            style = {"ha": "center", "va": "center", "fontsize": _TEXT_PT, "color": colour}
-            axes.text(column, row, f"{value:.{digits}f}".replace("-", "−"), **style)
-    axes.set_xticks(range(values.shape[1]), values.columns, rotation=30 if values.shape[1] > 5 else 0)
-    if values.shape[1] > 5:
+            dark = rgb_to_hsv(picture.to_rgba(value)[:3])[2] < 0.72
+            style = {"ha": "center", "va": "center", "fontsize": _TEXT_PT, "color": "white" if dark else "black"}
+            # Adding 0 makes a negative zero positive.
+            axes.text(column, row, f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−"), **style)
+    axes.set_xticks(range(values.shape[1]), values.columns)
+    if slanted:
         for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+            label.set(ha="right", rotation=30, rotation_mode="anchor")
     axes.set_yticks(range(values.shape[0]), values.index)
     axes.tick_params(length=0)
     axes.grid(visible=False)

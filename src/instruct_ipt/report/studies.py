@@ -88,7 +88,12 @@ def _draw_pareto(points: pd.DataFrame) -> Figure:
         axes.set_xlabel("added parameters, all tasks (% of the backbone)")
     grid[0, 0].set_ylabel("validation PSNR, mean of tasks (dB)")
     handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4, handletextpad=0.4)
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=4 if len(handles) > 6 else 6,
+        handletextpad=0.4,
+    )
     return figure
 
 
@@ -113,8 +118,10 @@ def _points(axes: Axes, part: pd.DataFrame) -> None:
             label=label,
         )
     axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(-0.3, max(1000.0, 1.5 * part.share.max()))
-    axes.set_xticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
+    most = max(100.0, 1.5 * part.share.max())
+    axes.set_xlim(-0.3, most)
+    ticks = [tick for tick in (0, 1, 10, 100, 1000) if tick <= most]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.margins(y=0.15)
 
 
@@ -156,7 +163,7 @@ def gap_points(cells: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
 def _draw_gap(points: pd.DataFrame) -> Figure:
     """One line per pair of tasks, the strongest conflict at the top; one marker per method."""
     order = points.drop_duplicates("pair").sort_values("conflict", kind="stable")
-    figure = Figure(figsize=(COLUMN_IN, 0.24 * len(order) + 1.1), layout="constrained")
+    figure = Figure(figsize=(COLUMN_IN, 0.26 * len(order) + 1.2), layout="constrained")
     axes = figure.subplots()
     line = {pair: place for place, pair in enumerate(order.pair)}
     for method in in_order(list(points.method), list(_LOOK)):
@@ -171,8 +178,9 @@ def _draw_gap(points: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=GREY, lw=0.8)
-    axes.set_xlabel("gain over one shared network (dB)")
-    axes.set_title("pair of tasks  (1 − cosine of their gradients)", loc="left", x=-0.62, fontsize=6.5)
+    seeds = int(points.seeds.max())
+    axes.set_xlabel(f"gain over one shared network (dB), {seeds} seed{'s' * (seeds > 1)}")
+    axes.set_ylabel("pair (1 − cosine)")
     axes.margins(x=0.1)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=2)
@@ -180,5 +188,5 @@ def _draw_gap(points: pd.DataFrame) -> Figure:
 
 
 def _size(marker: str) -> float:
-    """A star of equal area looks smaller."""
-    return 8.0 if marker == "*" else 5.5
+    """A star looks smaller than it is; a cross may lie on another marker, which is to be seen behind it."""
+    return {"*": 9.0, "X": 4.5}.get(marker, 6.5)

@@ -25,6 +25,8 @@ LABELS = {method: METHOD_LABELS[method] for method in METHODS if method not in (
 }
 _COSTS = ("psnr_backbone", "ssim", "params_added", "params_total", "steps")
 _FILE = "ablations/per_image.csv"
+# Two rank rules are compared if the sizes of their biases differ by no more than this share.
+_NEARLY_EQUAL = 0.25
 _MARKS = "Bold: best, underlined: second best."
 
 
@@ -71,7 +73,7 @@ def table01(cells: pd.DataFrame, images: pd.DataFrame, seen: str) -> Table:
     rows = pd.DataFrame({"method": in_order([s.rpartition("-")[2] for s in cells.setting], list(LABELS))}, dtype=str)
     for name, title in SETS.items():
         found = over_seeds(cells[cells.setting.str.startswith(f"{name}-")])
-        found["method"] = found.setting.str.rpartition("-")[2]
+        found = found.assign(method=[s.rpartition("-")[2] for s in found.setting]).astype({"method": str})
         found[f"{name}_share"] = 100 * found.params_added / (found.params_total - found.params_added)
         found[[f"{name}_psnr", f"{name}_spread"]] = found[["mean", "mean_spread"]]
         found = _with_gains(found, images, f"{name}_gain", f"{name}-shared")
@@ -84,8 +86,8 @@ def table01(cells: pd.DataFrame, images: pd.DataFrame, seen: str) -> Table:
         ]
     rows["_shown"] = [LABELS.get(method, method) for method in rows.method]
     caption = (
-        "Adapting features or weights, on tasks that differ and on tasks that are alike (table 1 by an assumed mapping). "
-        f"PSNR: mean over tasks, {seen}{_seeds(cells)}. {EXPLAINED}. {_MARKS}"
+        "Adapting features or weights, on tasks that differ and on tasks that are alike (table 1 by an assumed "
+        f"mapping). PSNR: mean over tasks, {seen}{_seeds(cells)}. {EXPLAINED}. {_MARKS}"
     )
     return Table("table01", caption, tuple(columns), rows)
 
@@ -127,7 +129,7 @@ def table02(sensitivity: pd.DataFrame | Path, selected: Sequence[str], seen: str
         Column("selected", "Modulated"),
     )
     seeds = int(search.seed.nunique())
-    allowed = "[ ]: 95 % interval over seeds, Student t" if seeds > 1 else "1 seed: no interval"
+    allowed = "[ ]: 95 % interval over seeds, Student t" if seeds > 1 else "With one seed there is no interval"
     caption = (
         "Sensitivity search: validation PSNR gained when one weight group of the shared network is freed for one task "
         f"(table 2 by an assumed mapping). {_sentence(seen)}, {seeds} seed{'s' * (seeds > 1)}. {allowed}. {_MARKS}"
@@ -150,7 +152,8 @@ def table03(budgets: pd.DataFrame, cells: pd.DataFrame, images: pd.DataFrame, se
     rows["energy_mean_percent"], rows["energy_min_percent"] = 100 * rows.energy_mean, 100 * rows.energy_min
     rows = rows.drop(columns=["energy_mean", "energy_min"])
     rows["_shown"] = [_rank_label(row.rule, row.value) for row in rows.itertuples(index=False)]
-    rows["_compared"] = [f"{row.source} {row.budget:g}" for row in rows.itertuples(index=False)]
+    compared = [f"{row.source} {row.budget:g}{' apart' * row.apart}" for row in rows.itertuples(index=False)]
+    rows = rows.drop(columns="apart").assign(_compared=compared)
     columns = (
         Column("source", "Increment"),
         Column("rule", "Rank rule"),
@@ -218,22 +221,23 @@ def table10(cost: pd.DataFrame | Path, profile: str) -> Table:
     rows = rows.set_index("method").loc[in_order(list(rows.method), METHODS)].reset_index()
     backbone = float(rows.params_total[rows.method == "shared"].iloc[0])
     rows["percent_per_task"] = 100 * rows.params_per_task / backbone
-    rows["giga"], rows["mega_fold"] = rows.multiply_adds / 1e9, rows.multiply_adds_fold / 1e6
+    rows["mega"], rows["mega_fold"] = rows.multiply_adds / 1e6, rows.multiply_adds_fold / 1e6
     rows["_shown"] = [METHOD_LABELS.get(method, method) for method in rows.method]
     columns = (
         Column("_shown", "Method"),
         Column("params_total", "Parameters, total", 0, "lower"),
         Column("params_per_task", "Parameters per added task", 0, "lower"),
         Column("percent_per_task", "Per added task (% of the backbone)", 2, "lower"),
-        Column("giga", "Multiply-adds of a restoration (G)", 3, "lower"),
+        Column("mega", "Multiply-adds of a restoration (M)", 2, "lower"),
         Column("mega_fold", "Multiply-adds of folding a task in (M)", 2),
     )
     side = int(rows.side.iloc[0])
     caption = (
         f"Cost of a task (table 10 by an assumed mapping). Profile {profile}. Multiply-adds of one image of {side} x "
-        f"{side} pixels whose task is known, in matrix products and convolutions; weight modulation with the biases folded "
-        "into the weights, which is done once per change of the task. Exact counts, so that there is no interval; times "
-        "stand as ratios in benchmarks/README.md. Bold: least, underlined: second; shared knows no task and stands outside."
+        f"{side} pixels whose task is known, in matrix products and convolutions; weight modulation with the biases "
+        "folded into the weights, which is done once per change of the task. Exact counts, so that there is no "
+        "interval; times stand as ratios in benchmarks/README.md. Bold: least, underlined: second; "
+        "shared knows no task and stands outside."
     )
     outside = tuple(np.flatnonzero(rows.method == "shared").tolist())
     return Table("table10", caption, columns, rows.drop(columns="side"), None, outside)
@@ -300,21 +304,24 @@ def _trained_ranks(cells: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 def _with_trained(budgets: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
     """The truncation rows of each source with the trained networks beside those of the biases.
 
-    A trained setting without a truncation row gets its own row, in the budget of the nearest trained constant rank.
+    A trained setting without a truncation row gets its own row, in the budget of the nearest trained constant rank;
+    column ``apart`` says that the sizes are not near enough to compare.
     """
     # A share went through text of six digits on both sides; as keys they are compared at five.
     left = budgets.assign(key=budgets.value.round(5))
     right = trained.assign(key=trained.value.round(5), source="bias").rename(columns={"value": "trained_value"})
     rows = left.merge(right, on=["source", "rule", "key"], how="outer")
     rows["value"] = rows.value.fillna(rows.trained_value)
+    rows["apart"] = False
     constant = right[right.rule == "constant"]
     for index in rows.index[rows.budget.isna() & (rows.rule != "full")]:
         row = rows.loc[index]
         if row.rule == "constant":
             rows.loc[index, "budget"] = row.value
         elif len(constant):
-            nearest = (constant.params_added - row.params_added).abs().argmin()
-            rows.loc[index, "budget"] = constant.trained_value.iloc[nearest]
+            partner = constant.iloc[(constant.params_added - row.params_added).abs().argmin()]
+            rows.loc[index, "budget"] = partner.trained_value
+            rows.loc[index, "apart"] = abs(row.params_added / partner.params_added - 1) > _NEARLY_EQUAL
     ordered = rows.sort_values(["source", "budget", "rule", "value"], kind="stable", ignore_index=True)
     return ordered.drop(columns=["key", "trained_value"])
 

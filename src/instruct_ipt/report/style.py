@@ -17,7 +17,7 @@ from matplotlib.text import Text
 COLUMN_IN, PAGE_IN = 3.5, 7.2
 # Points; what is smaller cannot be read in print.
 SMALLEST_TEXT = 6.0
-PNG_LIMIT = 1_500_000
+PNG_LIMIT = 4_000_000
 # Okabe and Ito (2008), "Color Universal Design": eight colours that people with any colour vision tell apart.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -46,8 +46,9 @@ METHOD_LABELS = {
     "clean": "Clean",
 }
 METHODS = tuple(method for method in METHOD_LABELS if method != "clean")
-# No colour stands alone: every method has its own dashes too.
+# No colour stands alone: every method has its own dashes and marker too.
 METHOD_DASHES = {"shared": (0, (4, 1.5)), "film": (0, (1, 1)), "experts": (0, (5, 1, 1, 1)), "modulation": "solid"}
+METHOD_MARKERS = {"shared": "o", "experts": "s", "film": "v", "modulation": "D"}
 RULE_COLOURS = {"constant": BLUE, "proportional": VERMILION}
 
 _RC: dict[str, Any] = {
@@ -74,7 +75,6 @@ _RC: dict[str, Any] = {
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.4,
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     # Glyphs are outlines in SVG and embedded TrueType in PDF: a reader needs no font of ours.
@@ -129,7 +129,7 @@ def save(figure: Figure, stem: Path) -> None:
             figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
             if png.stat().st_size <= PNG_LIMIT:
                 break
-        figure.savefig(svg, format="svg", dpi=min(dpi, 200), metadata={"Date": None, "Creator": None})
+        figure.savefig(svg, format="svg", dpi=dpi, metadata={"Date": None, "Creator": None})
 
 
 def _check(figure: Figure) -> None:

@@ -25,8 +25,8 @@ def write_tables(root: Path, out_dir: Path, validation_images: int | None = None
     """Write ``table01`` to ``table10`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
 
     Args:
-        root: folder that holds `results/`, `ablations/` and `models/selection.json`. Of the ablation cells only those of
-            the benchmark's profile are used.
+        root: folder that holds `results/`, `ablations/` and `models/selection.json`. Of the ablation cells only those
+            of the benchmark's profile are used.
         out_dir: folder to write to; it is made.
         validation_images: number of validation images per task, for the captions; None leaves it out.
 
