@@ -49,9 +49,6 @@ def write_root(root: Path) -> Path:
     # A bitmap without a drawing, too large to be embedded as it is.
     noise = np.random.default_rng(0).integers(0, 256, (700, 1400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "figures/data_degradations.png")
-    results = root / "results"
-    write_tables(
-        results / "benchmark.csv", results / "rank_strategy.csv", root / "ablations/summary.csv", root / "tables"
-    )
+    write_tables(root, root / "tables")
     write_page(root, root / "report/index.html", plain_params())
     return root

@@ -34,29 +34,30 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig1_framework",
         "Figure 1. Framework",
-        "One backbone restores all tasks. Its task-sensitive weights W carry a low-rank bias per task, up times down, and "
-        "the instruction says which one is added. In training the loss's gradient reaches the backbone and the biases of "
-        "the tasks in the batch at once. Photographs: test split, median gain.",
-        "Diagram: a degraded photograph enters a U-shaped backbone and leaves restored; an instruction picks one of five "
-        "low-rank task biases, which is added to the backbone's weights; dashed arrows show the gradient reaching both.",
+        "One backbone restores all tasks. Its task-sensitive weights W carry a low-rank bias per task, up times down, "
+        "and the instruction says which one is added. In training the loss's gradient reaches the backbone and the "
+        "biases of the tasks in the batch at once. Photographs: test split, median gain.",
+        "Diagram: a degraded photograph enters a U-shaped backbone and leaves restored; an instruction picks one of "
+        "five low-rank task biases, which is added to the backbone's weights; dashed arrows show the gradient reaching "
+        "both.",
         "dvc repro figures",
     ),
     Figure(
         "fig2_rank",
         "Figure 2. Energy kept by each rank rule",
-        "Top: share of each task bias's energy kept by a constant rank r and by a rank proportional to the matrix (share "
-        "ρ) at nearly equal parameters. Line: mean over the five tasks; band: least to most. The darker the background, "
-        "the deeper the U-Net stage; ticks below say which weight group a layer belongs to. Bottom: mean energy and "
-        "validation PSNR after truncation against parameters.",
-        "Line charts over the network's layers: cumulative energy kept by the constant and by the proportional rank rule "
-        "at up to three budgets, then mean energy and PSNR against parameters. The values are in fig2_rank.csv.",
+        "Top: share of each task bias's energy kept by a constant rank r and by a rank proportional to the matrix "
+        "(share ρ) at nearly equal parameters. Line: mean over the five tasks; band: least to most. The darker the "
+        "background, the deeper the U-Net stage; ticks below say which weight group a layer belongs to. Bottom: mean "
+        "energy and validation PSNR after truncation against parameters.",
+        "Line charts over the network's layers: cumulative energy kept by the constant and by the proportional rank "
+        "rule at up to three budgets, then mean energy and PSNR against parameters. The values are in fig2_rank.csv.",
         "dvc repro rank figures",
     ),
     Figure(
         "fig3_instruction",
         "Figure 3. One network, commanded by the task",
-        "Each strip: what the network is told, the degraded photograph, and what it makes of it. Photographs: test split, "
-        "median gain.",
+        "Each strip: what the network is told, the degraded photograph, and what it makes of it. Photographs: test "
+        "split, median gain.",
         "Five pairs of photographs, degraded and restored, each under the name of its task. The PSNR values are in "
         "fig3_instruction.csv.",
         "dvc repro evaluate figures",
@@ -64,17 +65,19 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig4_comparison",
         "Figure 4. Methods side by side",
-        "Photographs of the test split with the median gain. Below each: PSNR of the whole photograph. The zoomed window "
-        "is the one where the degraded picture differs most from the clean one, so that the choice favours no method.",
-        "Rows of photographs by task; columns: degraded, shared network, FiLM, weight modulation, clean; a corner of each "
-        "shows an enlarged window. The PSNR values are in fig4_comparison.csv.",
+        "Photographs of the test split with the median gain. Below each: PSNR of the whole photograph. The zoomed "
+        "window is the one where the degraded picture differs most from the clean one, so that the choice favours no "
+        "method.",
+        "Rows of photographs by task; columns: degraded, shared network, FiLM, weight modulation, clean; a corner of "
+        "each shows an enlarged window. The PSNR values are in fig4_comparison.csv.",
         "dvc repro evaluate figures",
     ),
     Figure(
         "fig_sensitivity",
         "Task-sensitive weights",
-        "Validation PSNR gained by fine-tuning one weight group of the shared network on one task alone, and the same per "
-        "100 000 freed parameters. Groups above the line are modulated.",
+        "Validation PSNR gained by fine-tuning one weight group of the shared network on one task alone, and the same "
+        "per 100 000 freed parameters; means over seeds, the most sensitive group first. A filled dot marks the groups "
+        "that carry task biases.",
         "Two heat maps, weight groups by tasks: gain in PSNR and gain per freed parameter. The values are in "
         "fig_sensitivity.csv.",
         "dvc repro sensitivity figures",
@@ -82,17 +85,17 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig_conflict",
         "Where tasks disagree",
-        "Cosine between the gradients of two tasks on the shared network: 1 where they pull the same way, negative where "
-        "one task's step harms the other. Left: all weights together. Right: each weight group by itself.",
-        "Heat maps: cosine of the gradients for every pair of tasks, over all weights and by weight group. The values are "
-        "in fig_conflict.csv.",
+        "Cosine between the gradients of two tasks on the shared network: 1 where they pull the same way, negative "
+        "where one task's step harms the other. Left: all weights together. Right: each weight group by itself.",
+        "Heat maps: cosine of the gradients for every pair of tasks, over all weights and by weight group. The values "
+        "are in fig_conflict.csv.",
         "dvc repro sensitivity figures",
     ),
     Figure(
         "fig_gains",
         "Gain per image",
-        "Gain in PSNR over the degraded image, one dot per test image and method; a thin line joins the dots of one image, "
-        "a bar marks the mean.",
+        "Gain in PSNR over the degraded image, one dot per test image and method; a thin line joins the dots of one "
+        "image, a bar marks the mean.",
         "Dot charts, one per test set: gain in PSNR of each method, the dots of one image joined. The values are in "
         "fig_gains.csv.",
         "dvc repro evaluate figures",
@@ -100,8 +103,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig_pareto",
         "What added parameters buy",
-        "PSNR on the validation split against the parameters that all tasks together add to one backbone. Filled markers "
-        "are brought to one size, hollow ones stand at their natural size. Bars: least to most over seeds.",
+        "PSNR on the validation split against the parameters that all tasks together add to one backbone. Filled "
+        "markers are brought to one size, hollow ones stand at their natural size. Bars: least to most over seeds.",
         "Scatter charts, one for the dissimilar tasks and one for the noise levels: PSNR of every method against its "
         "added parameters. The values are in fig_pareto.csv.",
         "dvc repro ablations figures",
@@ -109,10 +112,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "fig_task_gap",
         "The gap between two tasks",
-        "Gain over one shared network, on pairs of tasks, against how much the gradients of the two tasks disagree on the "
-        "shared network.",
-        "Scatter chart: gain in PSNR of each method over the shared network against the gradient conflict of the pair. "
-        "The values are in fig_task_gap.csv.",
+        "Gain in validation PSNR over one shared network, for pairs of tasks: the more the gradients of the two "
+        "disagree on the shared network, the higher the pair stands.",
+        "Dot chart, one line per pair of tasks, ordered by the conflict of their gradients: gain in PSNR of each "
+        "method over the shared network. The values are in fig_task_gap.csv.",
         "dvc repro ablations figures",
         columns=1,
     ),
@@ -123,6 +126,16 @@ FIGURES: tuple[Figure, ...] = (
         "Line charts, one per task and one of their mean: validation PSNR of the shared network, FiLM and weight "
         "modulation against the step. The values are in fig_training.csv.",
         "dvc repro train_shared train_film train_modulation figures",
+    ),
+    Figure(
+        "fig_training_seeds",
+        "Training curves over seeds",
+        "The same methods in the shorter trainings of the ablation grid, which repeats them with every seed of the "
+        "profile: validation PSNR against the step. Line: mean over seeds; band: least to most, where there are "
+        "several.",
+        "Line charts, one per task and one of their mean: validation PSNR of the three methods against the step, with "
+        "a band over seeds. The values are in fig_training_seeds.csv.",
+        "dvc repro ablations figures",
     ),
     Figure(
         "data_degradations",

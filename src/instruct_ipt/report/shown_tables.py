@@ -11,8 +11,10 @@ from markupsafe import Markup
 from instruct_ipt.errors import InputError
 
 COMMANDS: dict[str, str] = {
+    "table01": "dvc repro ablations tables",
+    "table02": "dvc repro sensitivity tables",
     "table03": "dvc repro rank ablations tables",
-    "table04": "dvc repro evaluate tables",
+    **{f"table{number:02d}": "dvc repro evaluate tables" for number in (4, 5, 6, 7, 8, 10)},
     "table09": "dvc repro ablations tables",
 }
 """The command that makes a table again; of one that is not named here, `dvc repro tables`."""
