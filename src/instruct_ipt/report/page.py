@@ -147,7 +147,7 @@ def _behind(row: Any) -> str:
 
 
 def _plot(row: Any, largest: float) -> dict[str, str]:
-    """Positions of effect, interval and margins, in per cent of a scale a little wider than plus and minus ``largest``."""
+    """Positions of effect, interval and margins, in per cent of a scale a bit wider than plus and minus ``largest``."""
     values = {"at": row.effect, "low": row.ci_low, "high": row.ci_high}
     values |= {"margin_low": -row.margin, "margin_high": row.margin}
     return {name: f"{50 + 46 * value / largest:.2f}" for name, value in values.items()}
