@@ -239,6 +239,18 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, root: Path, f
     assert not page.locator(".toc a").first.is_visible(), "folded away once a place was chosen"
 
 
+def test_the_contents_follow_the_reader(visit: Visit, root: Path) -> None:
+    visit.page.set_viewport_size(_size((DESK[0], 400)))
+    page = visit.open(root / "report/index.html")
+    current = page.locator(".toc a[aria-current]")
+    for place in ("table04", "again", "claims"):
+        page.evaluate(f"document.getElementById('{place}').scrollIntoView()")
+        page.locator(f".toc a[aria-current][href='#{place}']").wait_for(state="attached")
+        assert current.count() == 1
+        box = current.bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 400, place
+
+
 def test_the_focus_is_always_to_be_seen(visit: Visit, root: Path) -> None:
     page = visit.open(root / "report/index.html")
     seen = set()
