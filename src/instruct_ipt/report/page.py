@@ -60,7 +60,7 @@ def write_page(root: Path, out: Path, params: Mapping[str, Any]) -> None:
 
 def as_yaml(value: Any) -> str:
     """``value`` as it would stand in `params.yaml`."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=52)
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=40)
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
