@@ -83,12 +83,12 @@ def test_latex_escapes() -> None:
 
 
 def test_hostile_text_survives_markdown(tmp_path: Path) -> None:
-    from instruct_ipt.report.page import _table
+    from instruct_ipt.report.shown_tables import shown_tables
 
     rows = pd.DataFrame({"name": ["a|b*c_d<e>"], "value": [1.0]})
     write_table(Table("table00", "Caption.", (Column("name", "N|M"), Column("value", "V", 1)), rows), tmp_path)
-    table = _table(tmp_path / "table00.md")
-    assert (table["head"], table["title"]) == (["N|M", "V", PAPER], "Table 0")
+    (table,) = shown_tables(tmp_path)
+    assert (table["head"], table["title"]) == (["N|M", "V", PAPER], "Table 0. Caption")
     assert [str(cell["text"]) for cell in table["rows"][0]] == ["a|b*c_d<e>", "1.0", ""]
 
 
