@@ -125,6 +125,8 @@ def test_result_files_have_their_columns_and_rows(study):
     for file, names in columns.items():
         rows = study.rows(file)
         assert rows and list(rows[0]) == names.split(), file
+    curve = [r for r in study.rows("ablations/history.csv") if (r["setting"], r["task"]) == ("five-constant", "derain")]
+    assert [row["step"] for row in curve] == ["2", "4", "6", "8", "10"], "a cell leaves a curve, not a point"
     claims = study.rows("results/claims.csv")
     contract = "claim statement effect unit ci_low ci_high n_images n_seeds verdict"
     assert list(claims[0])[:9] == contract.split()

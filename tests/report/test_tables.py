@@ -82,6 +82,15 @@ def test_latex_escapes() -> None:
     assert escape_latex("50 % of a_b & c # {d} σ=15 ± 1") == r"50 \% of a\_b \& c \# \{d\} $\sigma$=15 $\pm$ 1"
 
 
+def test_a_negative_number_has_a_minus_in_latex_and_text_keeps_its_hyphen(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"name": ["two-stage"], "value": [-0.5], "value_low": [-1.0], "value_high": [0.25]})
+    columns = (Column("name", "Name"), Column("value", "Value", 2, interval=True))
+    write_table(Table("table00", "Caption.", columns, rows), tmp_path)
+    text = (tmp_path / "table00.tex").read_text(encoding="utf-8")
+    assert r"two-stage & $-$0.50 [$-$1.00, +0.25] &  \\" in text
+    assert "| two-stage | -0.50 [-1.00, +0.25] |  |" in (tmp_path / "table00.md").read_text(encoding="utf-8")
+
+
 def test_hostile_text_survives_markdown(tmp_path: Path) -> None:
     from instruct_ipt.report.shown_tables import shown_tables
 

@@ -192,7 +192,9 @@ def _latex_body(table: Table, rows: list[list[str]], marks: list[list[str]]) -> 
     for index, (cells, marked) in enumerate(zip(rows, marks, strict=True)):
         if index and groups[index] != groups[index - 1]:
             lines.append("\\midrule")
-        shown = [_TEX_MARKS[mark] % escape_latex(cell) for cell, mark in zip(cells, marked, strict=True)]
+        # A hyphen before a number is a minus.
+        signed = [c if k.digits is None else c.replace("-", "−") for c, k in zip(cells, table.columns, strict=True)]
+        shown = [_TEX_MARKS[mark] % escape_latex(cell) for cell, mark in zip(signed, marked, strict=True)]
         lines.append(" & ".join(shown) + " \\\\")
     return lines
 
