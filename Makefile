@@ -30,6 +30,7 @@ repro: $(READY)  ## replicate the whole study (PROFILE=smoke|quick|study|paper s
 	$(if $(PROFILE),@ipt profile $(PROFILE))
 	@ipt check-params
 	@dvc repro
+	@ipt runtime
 	@ipt summary
 
 test: $(READY)  ## run the tests

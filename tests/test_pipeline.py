@@ -115,14 +115,18 @@ def test_result_files_have_their_columns_and_rows(study):
         "results/task_conflict.csv": "task_a task_b group cosine",
         "results/rank_energy.csv": "source task group layer stage_depth rank cumulative_energy",
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
+        "results/cost.csv": "method params_total params_per_task side multiply_adds multiply_adds_fold",
         "results/samples.csv": "task dataset image method file psnr",
         "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps params_total "
         "psnr_backbone",
         "ablations/per_image.csv": "profile study setting seed task image psnr ssim",
+        "ablations/history.csv": "profile study setting seed step task loss psnr lr",
     }
     for file, names in columns.items():
         rows = study.rows(file)
         assert rows and list(rows[0]) == names.split(), file
+    curve = [r for r in study.rows("ablations/history.csv") if (r["setting"], r["task"]) == ("five-constant", "derain")]
+    assert [row["step"] for row in curve] == ["2", "4", "6", "8", "10"], "a cell leaves a curve, not a point"
     claims = study.rows("results/claims.csv")
     contract = "claim statement effect unit ci_low ci_high n_images n_seeds verdict"
     assert list(claims[0])[:9] == contract.split()
@@ -186,7 +190,8 @@ def test_a_changed_rank_of_one_cell_runs_that_cell(study):
 def test_a_changed_rank_reruns_only_what_depends_on_it(study):
     with study.edited("params.yaml", "value: 4 ", "value: 2 "):
         status = json.loads(study.run("dvc", "status", "--json").stdout)
-        assert set(status) == {"train_modulation", "train_film", "evaluate", "ablations"}
+        # The report shows all parameters.
+        assert set(status) == {"train_modulation", "train_film", "evaluate", "ablations", "report"}
         assert study.jobs() == 4, "two cells of strategy and two of sensitivity use this rank, the others do not"
 
 

@@ -101,6 +101,16 @@ def snapshot() -> None:
     print(keep())
 
 
+@app.command()
+def runtime() -> None:
+    """Write logs/runtime.html: hardware, versions, durations."""
+    from instruct_ipt.paths import RUNTIME, RUNTIME_PAGE
+    from instruct_ipt.report.runtime import write_runtime
+
+    write_runtime(RUNTIME, RUNTIME_PAGE)
+    print(RUNTIME_PAGE)
+
+
 @app.command("experiment-id")
 def experiment_id() -> None:
     """Print the MLflow experiment's id."""

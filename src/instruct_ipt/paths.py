@@ -16,5 +16,6 @@ REPORT = Path("report")
 ABLATIONS = Path("ablations")
 LOGS = Path("logs")
 RUNTIME = LOGS / "runtime.csv"
+RUNTIME_PAGE = LOGS / "runtime.html"
 # Rolling checkpoints and half-finished outputs; ignored by git and by DVC, safe to delete when nothing runs.
 SCRATCH = Path(".ipt")

@@ -1,167 +1,73 @@
-"""The one-page report: figures, tables, numbers and before/after sliders in a single file that opens from disk."""
+"""The report: claims, before/after sliders, figures, tables, parameters and data as one file that opens from disk."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
-from PIL import Image
+import yaml
 
+from instruct_ipt.data.photographs import BUNDLED
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import in_order, read_result
+from instruct_ipt.report.embedded import figure, photograph
 from instruct_ipt.report.figure4 import shown_samples
+from instruct_ipt.report.figures import FIGURES
+from instruct_ipt.report.html import write_html
+from instruct_ipt.report.shown_tables import shown_tables
 from instruct_ipt.report.style import METHOD_LABELS, METHODS
 from instruct_ipt.report.tables import images_per_set, read_benchmark, snow_note
 from instruct_ipt.tasks import TASKS
 
-PICTURE_LIMIT = 150_000
-_TEMPLATE = "page.html.j2"
+VERDICTS = ("supported", "contradicted", "inconclusive")
 
 
-@dataclass(frozen=True)
-class Block:
-    """A figure of the page.
-
-    Attributes:
-        file: name of the PNG in `figures/`.
-        title: heading.
-        caption: what it shows.
-        alt: the same for somebody who does not see it.
-        commands: how to make it again.
-    """
-
-    file: str
-    title: str
-    caption: str
-    alt: str
-    commands: tuple[str, ...]
-
-
-FIGURES: tuple[Block, ...] = (
-    Block(
-        "fig1_framework.png",
-        "Figure 1. Framework",
-        "One backbone for all tasks and low-rank task biases on its task-sensitive weights; both learn at once.",
-        "Diagram: an image and a task go in; the backbone's weights plus the task's low-rank bias give the "
-        "restored image.",
-        ("dvc repro figures",),
-    ),
-    Block(
-        "fig2_rank.png",
-        "Figure 2. Energy kept by each rank rule",
-        "Top: share of each task bias's energy kept by a constant rank r and by a rank proportional to the "
-        "matrix (share ρ) at nearly equal parameters; line: mean over tasks, band: least to most; the darker "
-        "the background, the deeper the U-Net stage; ticks below say which weight group a layer belongs to. "
-        "Bottom: mean energy and validation PSNR after truncation against parameters.",
-        "Line charts over the network's layers: cumulative energy kept by the constant and by the "
-        "proportional rank rule at up to three budgets, then mean energy and PSNR against parameters. The "
-        "values are in fig2_rank.csv.",
-        ("dvc repro figures", "snakemake -c2 rank"),
-    ),
-    Block(
-        "fig3_instruction.png",
-        "Figure 3. Commanded by text",
-        "A sentence chooses the task; the network restores accordingly.",
-        "Photographs, each with the sentence that commanded the network, before and after.",
-        ("dvc repro figures",),
-    ),
-    Block(
-        "fig4_comparison.png",
-        "Figure 4. Methods side by side",
-        "Photographs of the test split with the median gain. Below each: PSNR of the whole photograph. The "
-        "zoomed window is the one where the degraded picture differs most from the clean one, so that the "
-        "choice favours no method.",
-        "Rows of photographs by task; columns: degraded, shared network, FiLM, weight modulation, clean; a "
-        "corner of each shows an enlarged window. The PSNR values are in fig4_comparison.csv.",
-        ("dvc repro figures",),
-    ),
-    Block(
-        "fig5_diffusion.png",
-        "Figure 5. Diffusion",
-        "Inpainting and outpainting by the same method on a diffusion denoiser.",
-        "Rows of inpainted and outpainted pictures, one column per method.",
-        ("dvc repro figures",),
-    ),
-    Block(
-        "fig_pareto.png",
-        "What added parameters buy",
-        "PSNR on the validation split against the parameters that all tasks together add to one backbone. Filled "
-        "markers are brought to one size, hollow ones stand at their natural size. Bars: least to most over seeds.",
-        "Scatter charts, one for the dissimilar tasks and one for the noise levels: PSNR of every method against its "
-        "added parameters. The values are in fig_pareto.csv.",
-        ("snakemake -c2 adaptation", "dvc repro figures"),
-    ),
-    Block(
-        "fig_task_gap.png",
-        "The gap between two tasks",
-        "Gain over one shared network, on pairs of tasks, against how much the gradients of the two tasks disagree on "
-        "the shared network.",
-        "Scatter chart: gain in PSNR of each method over the shared network against the gradient conflict of the pair. "
-        "The values are in fig_task_gap.csv.",
-        ("snakemake -c2 task_gap", "dvc repro figures"),
-    ),
-    Block(
-        "fig_training.png",
-        "Training curves",
-        "PSNR on the validation split against the training step, per task.",
-        "Line charts, one per task and one of their mean: validation PSNR of the shared network, FiLM and "
-        "weight modulation against the step. The values are in fig_training.csv.",
-        ("dvc repro train_shared train_film train_modulation", "dvc repro figures"),
-    ),
-)
-TABLE_COMMANDS: dict[str, tuple[str, ...]] = {
-    "table03": ("dvc repro tables", "snakemake -c2 rank"),
-    "table04": ("dvc repro evaluate", "dvc repro tables"),
-    "table09": ("dvc repro tables", "snakemake -c2 strategy"),
-}
-
-
-def write_page(root: Path, out: Path, summary: Mapping[str, Any]) -> None:
-    """Write the report as one self-contained HTML file: every picture embedded, no network, the same bytes every time.
+def write_page(root: Path, out: Path, params: Mapping[str, Any]) -> None:
+    """Write the report as one file: every picture embedded, no network, the same bytes from the same files.
 
     Args:
-        root: folder that holds `figures/*.png`, `tables/*.md`, `results/samples.csv` and the pictures it names.
+        root: folder that holds `results`, `figures`, `tables` and `data/prepared` as the stages write them.
         out: file to write, for example `report/index.html`; its folder is made.
-        summary: as :func:`summarise` returns it.
+        params: section of `params.yaml` -> its plain values, for the profile of the results.
 
     Raises:
-        InputError: a table, `samples.csv` or one of its pictures is missing.
+        InputError: a result file, a table or a picture is missing or not as its stage writes it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    figures = [_figure(root / "figures", block) for block in FIGURES if (root / "figures" / block.file).is_file()]
-    files = sorted((root / "tables").glob("table*.md"))
-    if not files:
-        raise InputError(f"{(root / 'tables').as_posix()} holds no table; `dvc repro tables` makes them")
-    page = environment.get_template(_TEMPLATE).render(
-        summary=summary,
+    results = root / "results"
+    judged = claims(results / "claims.csv")
+    write_html(
+        "page.html.j2",
+        out,
+        summary=summarise(results / "benchmark.csv"),
+        claims=judged,
+        verdicts={verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS},
         labels=METHOD_LABELS,
-        sliders=sliders(root / "results"),
-        figures=figures,
-        tables=[_table(file) for file in files],
-        claims=claims(root / "results" / "claims.csv"),
+        sliders=sliders(results),
+        figures=shown_figures(root / "figures"),
+        tables=shown_tables(root / "tables"),
+        params=params,
+        sections={name: as_yaml({name: value}) for name, value in params.items()},
+        studies=[name for name, value in params["ablations"].items() if isinstance(value, Mapping)],
+        data=data_facts(root / "data" / "prepared"),
+        credits=[photo for photo in BUNDLED if photo.split == "test"] if params["data"]["level"] == "bundled" else [],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8", newline="\n")
+
+
+def as_yaml(value: Any) -> str:
+    """``value`` as it would stand in `params.yaml`."""
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=40)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
 
 
 def summarise(benchmark: pd.DataFrame | Path) -> dict[str, Any]:
-    """The numbers at the top of the page, from `results/benchmark.csv`.
+    """The gains of every method, from `results/benchmark.csv`.
 
     Returns:
         ``profile``, ``protocol`` (names); ``images`` (per set, text), ``snow`` (a note); ``seeds`` (count); ``tasks``;
@@ -187,24 +93,36 @@ def summarise(benchmark: pd.DataFrame | Path) -> dict[str, Any]:
 
 
 def claims(source: pd.DataFrame | Path) -> list[dict[str, Any]]:
-    """The claims of the paper as they are shown, from `results/claims.csv`.
+    """The claims of the paper as they are shown, from `results/claims.csv`, decided ones first.
 
     Returns:
-        Per claim: ``statement``, ``verdict``, ``note``, ``effect`` with its interval and unit (text, "" where nothing
-        could be estimated), and ``n`` (what the interval allows for, images and seeds, text).
+        Per claim: ``statement``, ``verdict``, ``note``; ``effect`` with its interval and unit (text, "" where nothing
+        could be estimated), ``margin`` (text), ``n`` (what stands behind it, text) and ``plot``: positions in per cent
+        of a scale that all claims of a unit share, None where there is no interval.
+
+    Raises:
+        InputError: a column is missing, or a verdict is unknown.
     """
-    text, numbers = ("statement", "unit", "verdict"), ("effect", "ci_low", "ci_high", "n_images", "n_seeds")
+    text, numbers = ("statement", "unit", "verdict"), ("effect", "ci_low", "ci_high", "n_images", "n_seeds", "margin")
     table = read_result(source, "results/claims.csv", text, numbers)
-    return [
+    if unknown := set(table.verdict) - set(VERDICTS):
+        raise InputError(f"results/claims.csv has the verdict `{unknown.pop()}`; known are: {', '.join(VERDICTS)}")
+    ends = table[["effect", "ci_low", "ci_high", "margin"]].abs().max(axis=1)
+    drawn = (table.ci_low < table.ci_high) & np.isfinite(ends)
+    scales = ends[drawn].groupby(table.unit[drawn]).max()
+    shown = [
         {
             "statement": row.statement,
             "verdict": row.verdict,
             "note": row.note if isinstance(row.note, str) else "",
             "effect": _effect(row),
+            "margin": f"{row.margin:g} {row.unit}",
             "n": _behind(row),
+            "plot": _plot(row, scales[row.unit]) if with_interval else None,
         }
-        for row in table.itertuples()
+        for row, with_interval in zip(table.itertuples(), drawn, strict=True)
     ]
+    return sorted(shown, key=lambda claim: VERDICTS.index(claim["verdict"]))
 
 
 def _effect(row: Any) -> str:
@@ -212,8 +130,12 @@ def _effect(row: Any) -> str:
         return ""
     if row.ci_low == row.ci_high:
         return f"{row.effect:.2f} {row.unit}"
-    interval = "" if np.isnan(row.ci_low) else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
-    return f"{row.effect:+.2f}{interval} {row.unit}"
+    interval = "" if np.isnan(row.ci_low) else f" [{_signed(row.ci_low)}, {_signed(row.ci_high)}]"
+    return f"{_signed(row.effect)}{interval} {row.unit}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _behind(row: Any) -> str:
@@ -224,6 +146,57 @@ def _behind(row: Any) -> str:
     return f"{images}; {row.interval}" if isinstance(row.interval, str) else images
 
 
+def _plot(row: Any, largest: float) -> dict[str, str]:
+    """Positions of effect, interval and margins, in per cent of a scale a bit wider than plus and minus ``largest``."""
+    values = {"at": row.effect, "low": row.ci_low, "high": row.ci_high}
+    values |= {"margin_low": -row.margin, "margin_high": row.margin}
+    return {name: f"{50 + 46 * value / largest:.2f}" for name, value in values.items()}
+
+
+def data_facts(prepared: Path) -> dict[str, Any]:
+    """What the networks saw, from `data/prepared`.
+
+    Returns:
+        ``digest``: SHA-256 of `manifest.json`, which holds the hash of every file; ``files``: how many those are;
+        ``sets``: per split and data set ``split``, ``dataset``, ``content`` and ``images`` (count).
+
+    Raises:
+        InputError: a file is missing.
+    """
+    manifest = prepared / "manifest.json"
+    if not manifest.is_file():
+        raise InputError(f"{manifest.as_posix()} does not exist; `dvc repro prepare` makes it")
+    content = manifest.read_bytes()
+    sets = [*_training_sets(prepared / "train" / "index.csv"), *_scored_sets(prepared / "index.csv")]
+    return {"digest": hashlib.sha256(content).hexdigest(), "files": len(json.loads(content)), "sets": sets}
+
+
+def _training_sets(index: Path) -> list[dict[str, Any]]:
+    names = {"clean": "clean images, degraded on the fly", "input": "real pairs", "mask": "snow masks"}
+    table = read_result(index, "index.csv", ("name", "dataset", "kind"), ())
+    counts = table[table.kind != "target"].groupby(["dataset", "kind"], sort=False).size()
+    return [
+        {"split": "train", "dataset": dataset, "content": names[kind], "images": int(count)}
+        for (dataset, kind), count in counts.items()
+    ]
+
+
+def _scored_sets(index: Path) -> list[dict[str, Any]]:
+    table = read_result(index, "index.csv", ("split", "task", "dataset", "name", "layout"), ())
+    return [
+        {
+            "split": split,
+            "dataset": dataset,
+            "content": ", ".join(in_order(list(part.task), TASKS)),
+            "images": int(part.name.nunique()),
+        }
+        for (split, dataset), part in table[table.layout != "picture"].groupby(["split", "dataset"], sort=False)
+    ]
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
 def sliders(results: Path) -> list[dict[str, Any]]:
     """Before/after pictures of every task: one photograph each, degraded against weight modulation.
 
@@ -231,8 +204,8 @@ def sliders(results: Path) -> list[dict[str, Any]]:
         results: folder with `samples.csv` and the pictures it names.
 
     Returns:
-        Per task, in the fixed order of tasks: ``task``, ``dataset``, ``image``, ``width`` and ``height`` in pixels,
-        ``before`` and ``after`` (data addresses), ``psnr_before`` and ``psnr_after`` in dB.
+        Per task, in the fixed order of tasks: ``task``, ``dataset``, ``image``, ``before`` and ``after`` (pictures),
+        ``psnr_before`` and ``psnr_after`` in dB.
     """
     found = {}
     for part in shown_samples(results / "samples.csv"):
@@ -243,79 +216,22 @@ def sliders(results: Path) -> list[dict[str, Any]]:
 
 
 def _slider(rows: pd.DataFrame, results: Path) -> dict[str, Any]:
-    before, after = (_picture(results / rows.file[method]) for method in ("input", "modulation"))
     facts = {key: rows[key].iloc[0] for key in ("task", "dataset", "image")}
-    scores = {"psnr_before": float(rows.psnr["input"]), "psnr_after": float(rows.psnr["modulation"])}
-    return facts | scores | {"before": before[0], "after": after[0], "width": before[1][0], "height": before[1][1]}
+    for name, method in (("before", "input"), ("after", "modulation")):
+        facts |= {name: photograph(results / rows.file[method]), f"psnr_{name}": float(rows.psnr[method])}
+    return facts
 
 
-def _picture(path: Path) -> tuple[str, tuple[int, int]]:
-    """A photograph as the address of an embedded JPEG of at most ``PICTURE_LIMIT`` bytes, and its (width, height)."""
-    if not path.is_file():
-        raise InputError(f"{path.as_posix()} does not exist though samples.csv names it; run `dvc repro evaluate`")
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((760, 760), Image.Resampling.LANCZOS)
-    for quality in (92, 85, 78, 70, 60, 45):
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=quality, subsampling=0)
-        if stream.tell() <= PICTURE_LIMIT:
-            break
-    return _address(stream.getvalue(), "jpeg"), picture.size
-
-
-def _address(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _figure(folder: Path, block: Block) -> dict[str, Any]:
-    content = (folder / block.file).read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-    return {"block": block, "source": _address(content, "png"), "width": width, "height": height}
-
-
-def _table(file: Path) -> dict[str, Any]:
-    title, caption, head, numeric, rows = parse_markdown(file.read_text(encoding="utf-8"))
-    return {
-        "name": file.stem,
-        "title": title,
-        "caption": caption,
-        "head": [_plain(cell) for cell in head],
-        "numeric": numeric,
-        "rows": [[_cell(cell) for cell in row] for row in rows],
-        "commands": TABLE_COMMANDS.get(file.stem, ("dvc repro tables",)),
-    }
-
-
-def parse_markdown(text: str) -> tuple[str, str, list[str], list[bool], list[list[str]]]:
-    """A table file as ``tables.write_table`` writes it.
+def shown_figures(folder: Path) -> list[dict[str, Any]]:
+    """The figures that stand in ``folder``, in the order of the registry.
 
     Returns:
-        Title, caption, heading cells, whether each column holds numbers, body rows.
-
-    Raises:
-        InputError: the text is not such a file.
+        Per figure: ``about`` (its entry in the registry), ``picture``, ``files`` (names that exist: CSV, SVG, PNG).
     """
-    lines = text.splitlines()
-    match = re.fullmatch(r"\*\*(.+?)\.\*\* (.*)", lines[0])
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
-    if match is None or len(cells) < 2:
-        raise InputError("a table in tables/ is not as `dvc repro tables` writes it; run it again")
-    return match[1], match[2], cells[0], [rule.endswith(":") for rule in cells[1]], cells[2:]
-
-
-def _plain(cell: str) -> str:
-    """The text of a Markdown cell without its backslashes."""
-    return re.sub(r"\\(.)", r"\1", cell)
-
-
-def _cell(cell: str) -> dict[str, Any]:
-    """Text of a cell with its mark, and the number to sort it by ('' for text)."""
-    match = re.fullmatch(r"(\*\*|<u>)?(.*?)(\*\*|</u>)?", cell)
-    assert match is not None, "every text matches"
-    mark = {"**": "strong", "<u>": "u", None: ""}[match[1]]
-    text = _plain(match[2])
-    number = re.fullmatch(r"(?:[rρ] = )?(-?[\d,]+(?:\.\d+)?)(?: ± [\d.]+)?", text)
-    shown = Markup("<{0}>{1}</{0}>").format(mark, text) if mark else text
-    return {"text": shown, "sort": number[1].replace(",", "") if number else ""}
+    found = []
+    for about in FIGURES:
+        if (folder / f"{about.name}.png").is_file():
+            beside = (folder / f"{about.name}{suffix}" for suffix in (".csv", ".svg", ".pdf", ".png"))
+            files = [path.name for path in beside if path.is_file()]
+            found.append({"about": about, "picture": figure(folder, about.name), "files": files})
+    return found

@@ -1,0 +1,320 @@
+"""The report in a real browser: it opens from disk, and what a person can do with it works, by keyboard too.
+
+Chromium is Debian's (`apt-get install chromium`), driven by Playwright. Without one of them these tests skip; where
+IPT_REQUIRE_BROWSER is set, as in CI, they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pages
+import pytest
+
+from instruct_ipt.report.runtime import COLUMNS, write_runtime
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PHONE, DESK = (390, 844), (1280, 900)
+
+# WCAG 2.2, success criterion 1.4.3: 4.5 to 1, for large text 3 to 1. A text's background is that of its nearest painted
+# ancestor. Canvas turns any notation of a colour into bytes.
+CONTRAST = """() => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const bytes = colour => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = bytes(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255, 255];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  let texts = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || element.closest("script, .unseen, .skip") || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+    const [a, b] = [light(bytes(style.color)), light(behind(element))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    texts += 1;
+    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)}: ${text.slice(0, 40)}`);
+  }
+  return { texts, found };
+}"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = pages.write_root(tmp_path_factory.mktemp("browser") / "root")
+    (folder / "logs").mkdir()
+    rows = "\n".join([",".join(COLUMNS), "figures,9.1,500,x86_64,python=3", "report,100.6,280,x86_64,python=3", ""])
+    (folder / "logs/runtime.csv").write_text(rows, encoding="utf-8")
+    write_runtime(folder / "logs/runtime.csv", folder / "logs/runtime.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        program = None
+    if program is None:
+        reason = "needs chromium (apt-get install chromium) and playwright (pip install playwright)"
+        if os.environ.get("IPT_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        # A profile of its own in a new folder, which goes when the browser is closed.
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS), headless=True)
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page as a visitor sees it, with all it asked for and complained about.
+
+    Attributes:
+        page: the opened page.
+        requests: addresses that were asked for.
+        complaints: errors and warnings.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.requests, self.complaints = page, [], []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, file: Path) -> Page:
+        """Open ``file`` from disk."""
+        self.page.goto(file.as_uri())
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A visitor at a desk, in light; at the end nothing may have been asked of the network, nor gone wrong."""
+    context = browser.new_context(viewport=_size(DESK), color_scheme="light", reduced_motion="reduce")
+    visitor = Visit(context.new_page())
+    yield visitor
+    context.close()
+    assert visitor.requests and all(url.startswith(("file:", "data:")) for url in visitor.requests)
+    assert visitor.complaints == []
+
+
+def _size(size: tuple[int, int]) -> Any:
+    return {"width": size[0], "height": size[1]}
+
+
+def _column(page: Page, table: str, number: int) -> list[str]:
+    return page.locator(f"{table} tbody tr > :nth-child({number})").all_inner_texts()
+
+
+GAINS = "section:has(#gains) table"
+
+
+def test_a_slider_moves_by_keyboard_and_the_picture_changes(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    pair = page.locator(".pair").first
+    slider, picture = pair.locator("input"), pair.locator(".stage")
+    # Focus first: it may scroll, and a picture between two pixels is drawn a little differently.
+    slider.focus()
+    before = picture.screenshot()
+    page.keyboard.press("End")
+    assert slider.input_value() == "100" and picture.screenshot() != before
+    page.keyboard.press("Home")
+    restored = picture.screenshot()
+    for _ in range(50):
+        page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "50" and picture.screenshot() == before != restored
+
+
+def test_a_slider_follows_the_pointer(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    pair = page.locator(".pair").first
+    pair.scroll_into_view_if_needed()
+    box = pair.locator(".stage").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
+    page.mouse.up()
+    assert pair.locator("input").input_value() == "25"
+
+
+def test_a_table_is_sorted_by_click_and_by_keyboard(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    written = ["Shared", "FiLM", "Experts", "Weight modulation"]
+    assert _column(page, GAINS, 1) == written
+    head = page.locator(f"{GAINS} thead th").last
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert _column(page, GAINS, 1) == ["Experts", "Weight modulation", "FiLM", "Shared"]
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert _column(page, GAINS, 1) == ["Shared", "FiLM", "Weight modulation", "Experts"]
+    page.keyboard.press("Space")
+    assert head.get_attribute("aria-sort") is None and _column(page, GAINS, 1) == written
+    first = page.locator(f"{GAINS} thead th").first
+    first.locator("button").click()
+    assert first.get_attribute("aria-sort") == "ascending" and _column(page, GAINS, 1) == sorted(written)
+
+
+def test_rows_of_one_metric_stay_together(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    table = "#table04 ~ .scroll:has([aria-describedby=table04-note]) table"
+    before = _column(page, table, 1)
+    page.locator(f"{table} thead th:nth-child(3) button").click()
+    assert _column(page, table, 1) == before
+    values = [float(text) for text in _column(page, table, 3)]
+    count = before.count(before[0])
+    assert values[:count] == sorted(values[:count], reverse=True)
+
+
+def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser, visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    switch = page.get_by_role("button", name="Dark")
+    light = page.evaluate(colour)
+    assert switch.get_attribute("aria-pressed") == "false"
+    switch.click()
+    dark = page.evaluate(colour)
+    assert dark != light and switch.get_attribute("aria-pressed") == "true"
+    page.reload()
+    assert page.evaluate(colour) == dark, "the choice is kept"
+    page.get_by_role("button", name="Dark").click()
+    assert page.evaluate(colour) == light
+    context = browser.new_context(color_scheme="dark")
+    other = context.new_page()
+    other.goto((root / "report/index.html").as_uri())
+    assert other.evaluate(colour) == dark
+    context.close()
+
+
+@pytest.mark.parametrize("file", ["report/index.html", "logs/runtime.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_level_aa(visit: Visit, root: Path, file: str, scheme: str) -> None:
+    visit.page.emulate_media(color_scheme=scheme)
+    result = visit.open(root / file).evaluate(CONTRAST)
+    assert result["texts"] > 20 and result["found"] == []
+
+
+@pytest.mark.parametrize("file", ["report/index.html", "logs/runtime.html"])
+def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, root: Path, file: str) -> None:
+    visit.page.set_viewport_size(_size(PHONE))
+    page = visit.open(root / file)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    wider = """() => [...document.querySelectorAll("body *:not(.unseen, .skip)")]
+      .filter(e => !e.closest(".scroll *, dialog") && e.getBoundingClientRect().right > innerWidth + 1)
+      .map(e => e.outerHTML.slice(0, 80))"""
+    assert page.evaluate(wider) == []
+    summary = page.locator(".toc summary")
+    assert summary.is_visible() and not page.locator(".toc a").first.is_visible()
+    summary.click()
+    page.locator(".toc a").first.click()
+    assert not page.locator(".toc a").first.is_visible(), "folded away once a place was chosen"
+
+
+def test_the_contents_follow_the_reader(visit: Visit, root: Path) -> None:
+    visit.page.set_viewport_size(_size((DESK[0], 400)))
+    page = visit.open(root / "report/index.html")
+    current = page.locator(".toc a[aria-current]")
+    for place in ("table04", "again", "claims"):
+        page.evaluate(f"document.getElementById('{place}').scrollIntoView()")
+        page.locator(f".toc a[aria-current][href='#{place}']").wait_for(state="attached")
+        assert current.count() == 1
+        box = current.bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 400, place
+
+
+def test_the_focus_is_always_to_be_seen(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    seen = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        tag, width, name = page.evaluate(
+            "(e => [e.tagName, getComputedStyle(e).outlineWidth, e.className])(document.activeElement)"
+        )
+        if tag == "BODY":
+            break
+        seen.add((tag, name))
+        assert width == "3px", (tag, name)
+    assert {"A", "BUTTON", "INPUT", "DIV", "SUMMARY"} <= {tag for tag, _ in seen}
+    assert {name for _, name in seen} >= {"copy", "enlarge", "skip", "scroll"}
+
+
+def test_a_command_is_copied(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    page.evaluate("""() => {
+      window.copied = [];
+      document.addEventListener("copy", () => copied.push(getSelection().toString()));
+      Object.defineProperty(navigator, "clipboard", { value: { writeText: async text => { copied.push(text); } } });
+    }""")
+    button = page.locator(".copy").first
+    button.click()
+    assert page.evaluate("copied") == ["dvc repro ablations claims"]
+    assert page.locator("#said").inner_text() == "Copied: dvc repro ablations claims"
+    # Where a browser gives pages from disk no clipboard, the old way is tried.
+    page.evaluate("navigator.clipboard.writeText = undefined")
+    button.click()
+    assert page.evaluate("copied") == ["dvc repro ablations claims"] * 2
+
+
+def test_a_figure_is_enlarged_and_closed_by_keyboard(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    dialog = page.locator("dialog")
+    page.locator(".enlarge").first.focus()
+    page.keyboard.press("Enter")
+    assert dialog.is_visible()
+    assert dialog.locator("img").get_attribute("src") == page.locator(".plate img").first.get_attribute("src")
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_pictures_are_decoded(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    sizes = page.evaluate("[...document.querySelectorAll('main img[src]')].map(i => i.complete && i.naturalWidth)")
+    assert len(sizes) == 2 * 5 + len(pages.FIGURES) and all(sizes)
+
+
+def test_the_link_to_hardware_leads_to_a_page_that_leads_back(visit: Visit, root: Path) -> None:
+    page = visit.open(root / "report/index.html")
+    page.locator("header").get_by_role("link", name="logs/runtime.html").click()
+    assert page.url == (root / "logs/runtime.html").as_uri()
+    page.get_by_role("button", name="Duration").click()
+    assert _column(page, "table", 1) == ["report", "figures"]
+    page.get_by_role("link", name="report").click()
+    assert page.url == (root / "report/index.html").as_uri()
+
+
+def test_without_a_script_all_content_is_there(browser: Browser, root: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((root / "report/index.html").as_uri())
+    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 12
+    assert not page.locator("#theme").is_visible() and not page.locator(".copy").first.is_visible()
+    context.close()
