@@ -101,6 +101,15 @@ def snapshot() -> None:
     print(keep())
 
 
+@app.command()
+def notebooks() -> None:
+    """Run the notebooks on finished results."""
+    from instruct_ipt.notebooks import execute_all
+
+    for copy, seconds in execute_all():
+        print(f"{copy}  {seconds:.0f} s", flush=True)
+
+
 @app.command("experiment-id")
 def experiment_id() -> None:
     """Print the MLflow experiment's id."""
