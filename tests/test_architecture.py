@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"backbone", "modulation", "adaptation", "data"},
     "analysis": {"backbone", "modulation", "adaptation", "data", "training", "evaluation"},
     "evaluation": {"backbone", "modulation", "adaptation", "data", "training", "provenance"},
-    # The contact sheet shows the degradations themselves; every other view reads result files.
-    "report": {"data"},
+    # The contact sheet shows the degradations themselves; every other view reads result files, and intervals come from
+    # analysis.statistics.
+    "report": {"data", "analysis"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
                "provenance", "params", "tracking"},
 }  # fmt: skip

@@ -115,10 +115,12 @@ def test_result_files_have_their_columns_and_rows(study):
         "results/task_conflict.csv": "task_a task_b group cosine",
         "results/rank_energy.csv": "source task group layer stage_depth rank cumulative_energy",
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
+        "results/cost.csv": "method params_total params_per_task side multiply_adds multiply_adds_fold",
         "results/samples.csv": "task dataset image method file psnr",
         "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps params_total "
         "psnr_backbone",
         "ablations/per_image.csv": "profile study setting seed task image psnr ssim",
+        "ablations/history.csv": "profile study setting seed step task loss psnr lr",
     }
     for file, names in columns.items():
         rows = study.rows(file)

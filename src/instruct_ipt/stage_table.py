@@ -96,12 +96,15 @@ _ALL: tuple[Stage, ...] = (
     Stage(
         "evaluate", "evaluate", ("seed", "degradation", "backbone", "modulation", "evaluation", "training"),
         (_PREPARED, _SELECTION, *(f"models/{m}/manifest.json" for m in ("shared", "experts", "film", "modulation"))),
-        ("results/benchmark.csv", "results/per_image.csv", "results/samples.csv", "results/samples"),
+        (
+            "results/benchmark.csv", "results/per_image.csv", "results/cost.csv",
+            "results/samples.csv", "results/samples",
+        ),
         "Score every method on held-out photographs.",
     ),
     Stage(
         "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
-        (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv"),
+        (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv", "ablations/history.csv"),
         "Run the ablation grid through Snakemake.", also=("instruct_ipt.stages.cell",),
     ),
     Stage(
@@ -111,15 +114,24 @@ _ALL: tuple[Stage, ...] = (
     Stage(
         "figures", "figures", ("degradation", "seed"),
         (
-            _PREPARED, "results/rank_energy.csv", "results/rank_strategy.csv", "results/samples.csv",
-            "results/task_conflict.csv", "ablations/summary.csv",
+            _PREPARED, _SELECTION,
+            *(
+                f"results/{name}.csv"
+                for name in ("sensitivity", "task_conflict", "rank_energy", "rank_strategy", "per_image", "samples")
+            ),
+            "ablations/summary.csv", "ablations/history.csv",
             *(f"models/{arm}/manifest.json" for arm in ("shared", "film", "modulation")),
         ),
         ("figures",), "Draw the figures from result files.",
     ),
     Stage(
         "tables", "tables", ("data",),
-        ("results/benchmark.csv", "results/rank_strategy.csv", "ablations/summary.csv"), ("tables",),
+        (
+            _SELECTION,
+            *(f"results/{name}.csv" for name in ("sensitivity", "rank_strategy", "benchmark", "per_image", "cost")),
+            "ablations/summary.csv", "ablations/per_image.csv",
+        ),
+        ("tables",),
         "Write the tables as CSV, Markdown and LaTeX.",
     ),
     Stage(

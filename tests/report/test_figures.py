@@ -1,8 +1,9 @@
-"""Figures 2 and 4 and the training figure: their numbers, and that the same inputs give the same bytes."""
+"""The figures by themselves: their numbers, their looks, and that the same inputs give the same bytes."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,30 +13,50 @@ import fixtures
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.report.curves import figure_training
+from instruct_ipt.report.contact_sheet import contact_sheet
+from instruct_ipt.report.curves import figure_training, figure_training_seeds
+from instruct_ipt.report.figure1 import figure1, read_facts
 from instruct_ipt.report.figure2 import figure2, figure2_data, rank_of
+from instruct_ipt.report.figure3 import figure3
 from instruct_ipt.report.figure4 import crop_box, figure4, hardest_window, shown_samples
-from instruct_ipt.report.style import PNG_LIMIT, save
+from instruct_ipt.report.figures import FIGURES
+from instruct_ipt.report.gains import image_gains
+from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity, sensitivity_means
+from instruct_ipt.report.style import COLUMN_IN, PAGE_IN, PNG_LIMIT, save
+from instruct_ipt.tasks import TASKS
+from tests.helpers import smoke
 
 _SCRIPT = """
 from pathlib import Path
-from instruct_ipt.report.curves import figure_training
+from instruct_ipt.report.curves import figure_training, figure_training_seeds
+from instruct_ipt.report.figure1 import figure1
 from instruct_ipt.report.figure2 import figure2
+from instruct_ipt.report.figure3 import figure3
 from instruct_ipt.report.figure4 import figure4
+from instruct_ipt.report.gains import figure_gains
+from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity
 from instruct_ipt.report.page import summarise, write_page
 from instruct_ipt.report.tables import write_tables
 import sys
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, sys.argv[3])
 import fixtures
-results = root / "results"
-figure2(results / "rank_energy.csv", results / "rank_strategy.csv", out / "figures")
-figure4(results / "samples.csv", results, out / "figures")
-figure_training(fixtures.histories(), out / "figures")
-write_tables(results / "benchmark.csv", results / "rank_strategy.csv", root / "ablations/summary.csv", out / "tables")
+results, models, figures = root / "results", root / "models", out / "figures"
+samples, energy, selection = results / "samples.csv", results / "rank_energy.csv", models / "selection.json"
+figure1(samples, results, energy, selection, models / "modulation/metrics.json", figures)
+figure2(energy, results / "rank_strategy.csv", figures)
+figure3(samples, results, figures)
+figure4(samples, results, figures)
+figure_sensitivity(results / "sensitivity.csv", selection, figures)
+figure_conflict(results / "task_conflict.csv", figures)
+figure_gains(results / "per_image.csv", figures)
+figure_training(fixtures.histories(), figures)
+figure_training_seeds(root / "ablations/history.csv", figures)
+write_tables(root, out / "tables")
 (out / "results").symlink_to(results)
 write_page(out, out / "report/index.html", summarise(results / "benchmark.csv"))
 """
@@ -215,16 +236,14 @@ def test_figure4_without_a_picture(tmp_path: Path) -> None:
 
 def test_photographs_stay_under_the_limit(tmp_path: Path) -> None:
     """Noise does not compress: the resolution gives way, not the limit."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.0, 3.0))
+    figure = Figure(figsize=(PAGE_IN, 3.2))
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.imshow(np.random.default_rng(0).random((720, 960, 3)), aspect="auto")
+    axes.imshow(np.random.default_rng(0).random((960, 2160, 3)), aspect="auto")
     save(figure, tmp_path / "noise")
     assert (tmp_path / "noise.png").stat().st_size <= PNG_LIMIT
     with Image.open(tmp_path / "noise.png") as picture:
-        assert 400 < picture.size[0] < 1200
+        assert 700 < picture.size[0] < 2160
 
 
 def test_training_figure(tmp_path: Path) -> None:
@@ -236,3 +255,92 @@ def test_training_figure(tmp_path: Path) -> None:
         figure_training({"film": fixtures.histories()["film"].drop(columns="psnr")}, tmp_path)
     with pytest.raises(InputError, match="no histories"):
         figure_training({}, tmp_path)
+
+
+def test_the_band_of_a_training_curve_comes_from_the_seeds(tmp_path: Path) -> None:
+    figure_training_seeds(fixtures.cell_histories(), tmp_path)
+    table = pd.read_csv(tmp_path / "fig_training_seeds.csv")
+    assert set(table.method) == {"shared", "film", "modulation"} and set(table.seed) == {0, 1}
+    last = table[(table.method == "modulation") & (table.step == 200)].groupby("seed").psnr.mean()
+    assert list(last) == pytest.approx([26.5, 26.7])
+    with pytest.raises(InputError, match="none of five-shared, five-film, five-constant"):
+        figure_training_seeds(fixtures.cell_histories().query("setting == 'five-full'"), tmp_path)
+
+
+def test_the_registry_says_what_stands_in_the_folder_and_how_wide_it_is(twice: tuple[Path, Path]) -> None:
+    """Every figure is known by name, in print as wide as it says, and stands beside its numbers."""
+    folder, known = twice[0] / "figures", {figure.name: figure for figure in FIGURES}
+    drawn = {path.stem for path in folder.glob("*.svg")}
+    assert len(known) == len(FIGURES)
+    # Those of the grid and of the photographs are drawn by tests of their own.
+    assert set(known) - drawn == {"fig_pareto", "fig_task_gap", "data_degradations"} and drawn <= set(known)
+    for name in drawn:
+        assert (folder / f"{name}.csv").stat().st_size > 0
+        width = re.search(r'<svg[^>]* width="([\d.]+)pt"', (folder / f"{name}.svg").read_text(encoding="utf-8"))
+        expected = {1: COLUMN_IN, 2: PAGE_IN}[known[name].columns]
+        assert width is not None and float(width[1]) / 72 == pytest.approx(expected)
+
+
+def test_no_figure_has_text_too_small_or_a_width_of_its_own(tmp_path: Path) -> None:
+    figure = Figure(figsize=(COLUMN_IN, 1.0))
+    figure.text(0.5, 0.5, "tiny", fontsize=5.5)
+    with pytest.raises(ValueError, match="below 6.0 pt: tiny"):
+        save(figure, tmp_path / "small")
+    with pytest.raises(ValueError, match=r"is 5.0 in wide"):
+        save(Figure(figsize=(5.0, 1.0)), tmp_path / "wide")
+
+
+def test_figure1_says_what_the_run_was(tmp_path: Path) -> None:
+    fixtures.write_all(tmp_path)
+    results, models = tmp_path / "results", tmp_path / "models"
+    files = (results / "rank_energy.csv", models / "selection.json", models / "modulation/metrics.json")
+    facts = read_facts(*files)
+    assert (facts.stages, facts.groups, facts.per_task) == (3, ("ffn.out", "attention.qkv"), 9753)
+    assert facts.share == pytest.approx(100 * 9753 / 501_234)
+    files[2].unlink()
+    with pytest.raises(InputError, match=r"metrics.json does not exist; `dvc repro train_modulation`"):
+        figure1(results / "samples.csv", results, *files, tmp_path)
+
+
+def test_figure3_shows_every_task_before_and_after(twice: tuple[Path, Path], tmp_path: Path) -> None:
+    table = pd.read_csv(twice[0] / "figures" / "fig3_instruction.csv")
+    assert list(table.task) == [task for task in TASKS for _ in range(2)]
+    assert list(table.method[:2]) == ["input", "modulation"] and table.psnr[1] > table.psnr[0]
+    samples = fixtures.write_samples(tmp_path)
+    with pytest.raises(InputError, match="no picture restored by modulation"):
+        figure3(samples[samples.method != "modulation"], tmp_path, tmp_path)
+
+
+def test_sensitivity_map_means_over_seeds_and_puts_the_most_sensitive_first() -> None:
+    means = sensitivity_means(fixtures.sensitivity(), ["norm"])
+    assert list(dict.fromkeys(means.group)) == ["ffn.out", "attention.qkv", "norm"]
+    row = means[(means.group == "norm") & (means.task == "deblur")].iloc[0]
+    assert (row.gain_db, row.score, row.seeds, row.selected) == pytest.approx((0.16, 0.32, 2, True))
+    assert not means.selected[means.group != "norm"].any()
+
+
+def test_heat_maps_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows of estimator `exact`"):
+        sensitivity_means(fixtures.sensitivity().query("estimator == 'fisher'"), [])
+    with pytest.raises(InputError, match=r"selection\.json does not exist"):
+        figure_sensitivity(fixtures.sensitivity(), tmp_path / "selection.json", tmp_path)
+    with pytest.raises(InputError, match="no rows of group `all`"):
+        figure_conflict(fixtures.task_conflict().query("group == 'norm'"), tmp_path)
+
+
+def test_gain_of_an_image_is_against_its_own_degraded_picture() -> None:
+    gains = image_gains(fixtures.per_image()).set_index(["dataset", "task", "method", "image"]).gain
+    assert gains["bundled", "derain", "film", "flower"] == pytest.approx(3.4)
+    assert gains["bundled-sigma25", "denoise", "experts", "rocket"] == pytest.approx(4.5)
+    images = fixtures.per_image()
+    with pytest.raises(InputError, match="no row of method input for desnow/bundled/coffee"):
+        image_gains(images[(images.method != "input") | (images.task != "desnow")])
+
+
+def test_contact_sheet_states_the_damage_of_every_photograph(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((48, 64, 3)).astype(np.float32)
+    contact_sheet([("one", image), ("two", image)], smoke().degradation, tmp_path)
+    table = pd.read_csv(tmp_path / "data_degradations.csv")
+    assert list(table.task) == [*TASKS, *TASKS] and table.psnr.between(3, 60).all()
+    with pytest.raises(InputError, match="got no images"):
+        contact_sheet([], smoke().degradation, tmp_path)

@@ -49,9 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fixtures.write_all(folder)
     figure_training(fixtures.histories(), folder / "figures")
     results = folder / "results"
-    write_tables(
-        results / "benchmark.csv", results / "rank_strategy.csv", folder / "ablations/summary.csv", folder / "tables"
-    )
+    write_tables(folder, folder / "tables")
     write_page(folder, folder / "report" / "index.html", summarise(results / "benchmark.csv"))
     return folder
 
@@ -122,8 +120,8 @@ def test_sliders_are_small_pictures_of_the_right_things(root: Path) -> None:
 
 
 def test_tables_are_shown_with_their_marks(text: str, page: _Reader) -> None:
-    # The gains, the claims, and three files of tables/.
-    assert len(page.all("table")) == 5
+    # The gains, the claims, and ten files of tables/.
+    assert len(page.all("table")) == 12
     assert "<strong>26.20</strong>" in text and "<u>26.00</u>" in text
     assert 'data-sort="2506170"' in text
 

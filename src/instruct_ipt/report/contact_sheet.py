@@ -7,50 +7,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import pandas as pd
 from matplotlib.figure import Figure
 
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.errors import InputError
+from instruct_ipt.report.style import PAGE_IN, publish
 from instruct_ipt.tasks import TASKS
 
-_CELL_PX = 640
-_DPI = 100
 
-
-def contact_sheet(images: Sequence[tuple[str, np.ndarray]], settings: Any, out: Path) -> None:
-    """Write a PNG with one row per photograph: the clean image, then its five damaged versions.
+def contact_sheet(images: Sequence[tuple[str, np.ndarray]], settings: Any, out_dir: Path) -> None:
+    """Write ``data_degradations.{png,svg,csv}``: one row per photograph, the clean image and its five damaged versions.
 
     Args:
         images: (name, image) pairs; image float32 (H, W, 3) in [0, 1]. The damage depends on the name, as in tests.
         settings: degradation parameters, as ``degrade`` takes them. Noise is drawn from its list of levels.
-        out: file to write; its folder is made. The same inputs give the same bytes.
+        out_dir: folder to write to; it is made. The same inputs give the same bytes.
 
     Raises:
         InputError: there are no images.
     """
     if not images:
         raise InputError("the contact sheet got no images; give at least one photograph")
+    names = [name for name, _ in images]
     rows = [[image, *(degrade_named(task, image, name, settings) for task in TASKS)] for name, image in images]
-    figure = _figure(rows, [name for name, _ in images])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+    table = pd.DataFrame(
+        [
+            [name, task, _psnr(damaged, row[0])]
+            for name, row in zip(names, rows, strict=True)
+            for task, damaged in zip(TASKS, row[1:], strict=True)
+        ],
+        columns=["image", "task", "psnr"],
+    )
+    publish("data_degradations", table, lambda _: _draw(rows, names), out_dir)
 
 
-def _figure(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
-    """Lay out the cells, every column _CELL_PX wide and every row as high as its photograph asks."""
+def _psnr(damaged: np.ndarray, clean: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((damaged.astype(np.float64) - clean) ** 2)))
+
+
+def _draw(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
+    """Lay out the cells, columns of one width and every row as high as its photograph asks."""
     heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
     columns = ("clean", *TASKS)
-    size = np.array([len(columns), sum(heights)]) * _CELL_PX / _DPI
-    figure = Figure(figsize=(size[0], size[1] + 0.6), layout="constrained")
+    cell = (PAGE_IN - 0.2) / len(columns)
+    figure = Figure(figsize=(PAGE_IN, sum(heights) * cell + 0.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for axes, image in zip(grid.flat, (image for row in rows for image in row), strict=True):
-        axes.imshow(np.clip(image, 0, 1), interpolation="lanczos")
+        axes.imshow(np.clip(image, 0, 1), interpolation="antialiased")
         axes.set(xticks=[], yticks=[])
         axes.set_frame_on(False)
+        axes.grid(visible=False)
     for axes, column in zip(grid[0], columns, strict=True):
-        axes.set_title(column, fontsize=26)
+        axes.set_title(column)
     for axes, name in zip(grid[:, 0], names, strict=True):
-        axes.set_ylabel(name, fontsize=26)
+        axes.set_ylabel(name)
     return figure

@@ -1,4 +1,4 @@
-"""The training figure: validation PSNR of each task against the step."""
+"""The training figures: validation PSNR of each task against the step, of the main trainings and of the grid's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ from matplotlib.figure import Figure
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import in_order, read_result
-from instruct_ipt.report.style import GREY, METHOD_COLOURS, METHOD_DASHES, METHOD_LABELS, METHODS, PAGE_IN, save, styled
+from instruct_ipt.report.style import (
+    GREY,
+    METHOD_COLOURS,
+    METHOD_DASHES,
+    METHOD_LABELS,
+    METHOD_MARKERS,
+    METHODS,
+    PAGE_IN,
+    publish,
+)
 from instruct_ipt.tasks import TASKS
+
+# Settings of the grid's study `adaptation` that are the methods of the main comparison, on a smaller scale.
+_CELLS = {"five-shared": "shared", "five-film": "film", "five-constant": "modulation"}
 
 
 def figure_training(histories: Mapping[str, pd.DataFrame | Path], out_dir: Path) -> None:
@@ -30,10 +42,27 @@ def figure_training(histories: Mapping[str, pd.DataFrame | Path], out_dir: Path)
     curves = pd.concat(
         [_history(name, histories[name]) for name in in_order(list(histories), METHODS)], ignore_index=True
     )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    curves.to_csv(out_dir / "fig_training.csv", index=False, float_format="%.6f", lineterminator="\n")
-    with styled():
-        save(_draw(curves), out_dir / "fig_training")
+    publish("fig_training", curves, lambda table: _draw(table.assign(seed=0)), out_dir)
+
+
+def figure_training_seeds(history: pd.DataFrame | Path, out_dir: Path) -> None:
+    """Write ``fig_training_seeds.{png,svg,csv}``: the same methods in the ablation grid, the seeds as a band.
+
+    Args:
+        history: `ablations/history.csv`.
+        out_dir: folder to write to; it is made.
+
+    Raises:
+        InputError: a column is missing, or the study `adaptation` has none of the methods.
+    """
+    text, numbers = ("study", "setting", "task"), ("seed", "step", "psnr")
+    table = read_result(history, "ablations/history.csv", text, numbers)
+    table = table[(table.study == "adaptation") & table.setting.isin(_CELLS)]
+    if table.empty:
+        wanted = ", ".join(_CELLS)
+        raise InputError(f"ablations/history.csv has none of {wanted} in study adaptation; run `dvc repro ablations`")
+    curves = table.assign(method=table.setting.map(_CELLS))[["method", "seed", "step", "task", "psnr"]]
+    publish("fig_training_seeds", curves, _draw, out_dir)
 
 
 def _history(method: str, source: pd.DataFrame | Path) -> pd.DataFrame:
@@ -59,13 +88,20 @@ def _draw(curves: pd.DataFrame) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("validation PSNR (dB)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3.0)
+    seeds = curves.seed.nunique()
+    title = f"mean of {seeds} seeds, band: least to most" if seeds > 1 else None
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3.0, title=title)
     return figure
 
 
 def _panel(axes: Axes, part: pd.DataFrame, title: str) -> None:
-    for method, rows in part.groupby("method", sort=False):
-        curve = rows.groupby("step").psnr.mean()
-        style = {"color": METHOD_COLOURS.get(method, GREY), "ls": METHOD_DASHES.get(method, "solid")}
-        axes.plot(curve.index, curve, label=METHOD_LABELS.get(method, method), **style)
+    """One line per method: the mean over seeds; several seeds leave a band from the least to the most."""
+    for method in in_order(list(part.method), METHODS):
+        rows = part[part.method == method]
+        curve = rows.groupby(["seed", "step"]).psnr.mean().groupby("step").agg(["mean", "min", "max"])
+        colour = METHOD_COLOURS.get(method, GREY)
+        style = {"ls": METHOD_DASHES.get(method, "solid"), "marker": METHOD_MARKERS.get(method, "o"), "ms": 2.5}
+        axes.plot(curve.index, curve["mean"], color=colour, label=METHOD_LABELS.get(method, method), **style)
+        if rows.seed.nunique() > 1:
+            axes.fill_between(curve.index, curve["min"], curve["max"], color=colour, alpha=0.2, lw=0)
     axes.set_title(title)

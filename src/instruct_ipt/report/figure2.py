@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import read_result
-from instruct_ipt.report.style import GREY, PAGE_IN, RULE_COLOURS, count, save, styled
+from instruct_ipt.report.style import GREY, PAGE_IN, RULE_COLOURS, count, publish, write_csv
 
 _RULES = {"constant": ("solid", "o", "r"), "proportional": ((0, (4, 1.2)), "s", "ρ")}
 _MOST_BUDGETS = 3
@@ -39,11 +39,8 @@ def figure2(energy: pd.DataFrame | Path, strategy: pd.DataFrame | Path, out_dir:
         InputError: a column is missing, there are no biases, or a rule has no partner.
     """
     layers, budgets = figure2_data(energy, strategy)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    layers.to_csv(out_dir / "fig2_rank.csv", index=False, float_format="%.6f", lineterminator="\n")
-    budgets.to_csv(out_dir / "fig2_rank_budget.csv", index=False, float_format="%.6f", lineterminator="\n")
-    with styled():
-        save(_draw(layers, budgets), out_dir / "fig2_rank")
+    write_csv(budgets, out_dir / "fig2_rank_budget.csv")
+    publish("fig2_rank", layers, lambda table: _draw(table, budgets), out_dir)
 
 
 def figure2_data(energy: pd.DataFrame | Path, strategy: pd.DataFrame | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -203,7 +200,7 @@ def _shade(axes: Axes, depths: np.ndarray, layers: list[str]) -> None:
         places = [i for i, layer in enumerate(layers) if part in layer.split(".")]
         if places:
             middle = (places[0] + places[-1]) / 2
-            where = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 5.5, "color": GREY}
+            where = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 6, "color": GREY}
             axes.annotate(name, (middle, 1.015), **where)
 
 
@@ -213,7 +210,7 @@ def _group_strip(axes: Axes, part: pd.DataFrame, labelled: bool) -> None:
     groups = list(dict.fromkeys(rule.group))
     positions = [rule["index"][rule.group == group].to_numpy() for group in groups]
     axes.eventplot(positions, lineoffsets=range(len(groups)), linelengths=0.7, linewidths=1.2, color="#333333")
-    axes.set_yticks(range(len(groups)), groups if labelled else [""] * len(groups), fontsize=5.5)
+    axes.set_yticks(range(len(groups)), groups if labelled else [""] * len(groups), fontsize=6)
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.tick_params(length=0)
     axes.tick_params(axis="x", length=2.5)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import read_result
-from instruct_ipt.report.style import METHOD_LABELS, PAGE_IN, YELLOW, save, styled
+from instruct_ipt.report.style import METHOD_LABELS, PAGE_IN, YELLOW, publish
 
 ROW_ORDER = ("denoise", "derain", "dehaze", "deblur", "desnow")
 COLUMNS = ("input", "shared", "film", "modulation", "clean")
@@ -59,10 +59,7 @@ def figure4(samples: pd.DataFrame | Path, results_dir: Path, out_dir: Path) -> N
         InputError: a column or picture is missing, or no task has both a degraded and a clean picture.
     """
     rows = comparison_rows(samples, results_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _table(rows).to_csv(out_dir / "fig4_comparison.csv", index=False, float_format="%.6f", lineterminator="\n")
-    with styled():
-        save(_draw(rows), out_dir / "fig4_comparison")
+    publish("fig4_comparison", _table(rows), lambda _: _draw(rows), out_dir)
 
 
 def comparison_rows(samples: pd.DataFrame | Path, results_dir: Path) -> list[Row]:
@@ -174,12 +171,12 @@ def _draw(rows: list[Row]) -> Figure:
         best = _best(row)
         for axes, method in zip(line, methods, strict=True):
             _cell(axes, row, method, method in best)
-        line[0].set_ylabel(_row_label(row), fontsize=7)
+        line[0].set_ylabel(row_label(row.task, row.dataset), fontsize=7)
     for axes, method in zip(grid[0], methods, strict=True):
         axes.set_title(METHOD_LABELS[method], fontsize=7.5, pad=3)
     figure.supxlabel(
-        "Below each picture: PSNR of the whole photograph (bold: best shown). "
-        "Zoom: the window where |degraded − clean| is largest.",
+        "Of each set the photograph whose gain is the median. Below it: PSNR of the whole photograph (bold: best "
+        "shown). Zoom: where |degraded − clean| is largest.",
         fontsize=6,
     )
     return figure
@@ -191,9 +188,10 @@ def _best(row: Row) -> set[str]:
     return {method for method, value in scores.items() if value == max(scores.values())}
 
 
-def _row_label(row: Row) -> str:
-    sigma = row.dataset.partition("sigma")[2]
-    return f"{row.task}, σ = {sigma}" if sigma else row.task
+def row_label(task: str, dataset: str) -> str:
+    """What a photograph is an example of: ``derain``, or with the noise level ``denoise, σ = 50``."""
+    sigma = dataset.partition("sigma")[2]
+    return f"{task}, σ = {sigma}" if sigma else task
 
 
 def _cell(axes: Axes, row: Row, method: str, best: bool) -> None:

@@ -20,8 +20,7 @@ from instruct_ipt.report.style import (
     PAGE_IN,
     SKY,
     VERMILION,
-    save,
-    styled,
+    publish,
 )
 
 SETS = {"five": "five dissimilar tasks", "noise": "similar tasks: noise levels"}
@@ -36,8 +35,8 @@ _LOOK = {
     "task_norm": (METHOD_LABELS["task_norm"], GREY, "<"),
     "task_head": (METHOD_LABELS["task_head"], GREY, ">"),
     "full": ("Modulation, full biases", SKY, "h"),
-    "constant": ("Modulation, constant rank", BLUE, "*"),
-    "proportional": ("Modulation, proportional rank", VERMILION, "X"),
+    "constant": ("Modulation, constant r", BLUE, "*"),
+    "proportional": ("Modulation, proportional ρ", VERMILION, "X"),
 }
 _SIZED = ("film", "prompt", "gate", "adapter", "constant", "proportional")
 
@@ -53,10 +52,7 @@ def figure_pareto(summary: pd.DataFrame | Path, out_dir: Path) -> None:
         InputError: the table is missing a column, or the study `adaptation` has no rows.
     """
     points = pareto_points(read_result(summary, "ablations/summary.csv", _TEXT, _NUMBERS))
-    out_dir.mkdir(parents=True, exist_ok=True)
-    points.to_csv(out_dir / "fig_pareto.csv", index=False, float_format="%.6f", lineterminator="\n")
-    with styled():
-        save(_draw_pareto(points), out_dir / "fig_pareto")
+    publish("fig_pareto", points, _draw_pareto, out_dir)
 
 
 _TEXT, _NUMBERS = ("study", "setting", "task"), ("seed", "psnr", "params_added", "params_total")
@@ -82,7 +78,7 @@ def pareto_points(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_pareto(points: pd.DataFrame) -> Figure:
     sets = in_order(list(points.task_set), list(SETS))
-    figure = Figure(figsize=(PAGE_IN, 2.7), layout="constrained")
+    figure = Figure(figsize=(PAGE_IN, 2.8), layout="constrained")
     grid = figure.subplots(1, len(sets), squeeze=False)
     for axes, name in zip(grid.flat, sets, strict=True):
         part = points[points.task_set == name]
@@ -92,7 +88,12 @@ def _draw_pareto(points: pd.DataFrame) -> Figure:
         axes.set_xlabel("added parameters, all tasks (% of the backbone)")
     grid[0, 0].set_ylabel("validation PSNR, mean of tasks (dB)")
     handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4, handletextpad=0.4)
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=4 if len(handles) > 6 else 6,
+        handletextpad=0.4,
+    )
     return figure
 
 
@@ -108,14 +109,19 @@ def _points(axes: Axes, part: pd.DataFrame) -> None:
             yerr=spread if row.seeds > 1 else None,
             ls="none",
             marker=marker,
-            ms=8 if marker == "*" else 5.5,
+            ms=_size(marker),
             color=colour,
+            # A white edge keeps markers apart that lie on each other.
             mfc=colour if method in _SIZED else "white",
+            mec="white" if method in _SIZED else colour,
+            mew=0.4 if method in _SIZED else 1.0,
             label=label,
         )
     axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(-0.3, max(1000.0, 1.5 * part.share.max()))
-    axes.set_xticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
+    most = max(100.0, 1.5 * part.share.max())
+    axes.set_xlim(-0.3, most)
+    ticks = [tick for tick in (0, 1, 10, 100, 1000) if tick <= most]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.margins(y=0.15)
 
 
@@ -133,10 +139,7 @@ def figure_task_gap(summary: pd.DataFrame | Path, conflict: pd.DataFrame | Path,
     cells = read_result(summary, "ablations/summary.csv", _TEXT, _NUMBERS)
     cosines = read_result(conflict, "results/task_conflict.csv", ("task_a", "task_b", "group"), ("cosine",))
     points = gap_points(cells, cosines)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    points.to_csv(out_dir / "fig_task_gap.csv", index=False, float_format="%.6f", lineterminator="\n")
-    with styled():
-        save(_draw_gap(points), out_dir / "fig_task_gap")
+    publish("fig_task_gap", points, _draw_gap, out_dir)
 
 
 def gap_points(cells: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
@@ -158,22 +161,32 @@ def gap_points(cells: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_gap(points: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(COLUMN_IN, 2.5), layout="constrained")
+    """One line per pair of tasks, the strongest conflict at the top; one marker per method."""
+    order = points.drop_duplicates("pair").sort_values("conflict", kind="stable")
+    figure = Figure(figsize=(COLUMN_IN, 0.26 * len(order) + 1.2), layout="constrained")
     axes = figure.subplots()
+    line = {pair: place for place, pair in enumerate(order.pair)}
     for method in in_order(list(points.method), list(_LOOK)):
-        part = points[(points.method == method) & points.gain.notna()].sort_values("conflict")
+        part = points[(points.method == method) & points.gain.notna()]
         if method != "shared" and len(part):
             label, colour, marker = _LOOK[method]
-            axes.plot(part.conflict, part.gain, marker=marker, color=colour, ls="none", ms=6, label=label)
-    for pair, part in points.groupby("pair", sort=False):
-        # At the foot of the axes, left of the markers, so that it covers none of them.
-        place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "xytext": (-5, 3)}
-        style = {"rotation": 90, "fontsize": 5.5, "color": GREY, "ha": "right", "va": "bottom"}
-        axes.annotate(pair, (part.conflict.iloc[0], 0), **place, **style)
-    axes.axhline(0, color=GREY, lw=0.8)
-    axes.set_xlabel("gradient conflict of the two tasks (1 − cosine)")
-    axes.set_ylabel("gain over one shared network (dB)")
-    axes.margins(x=0.15, y=0.2)
+            style = {"ls": "none", "ms": _size(marker), "mec": "white", "mew": 0.4}
+            axes.plot(part.gain, part.pair.map(line), marker=marker, color=colour, label=label, **style)
+    names = [f"{row.pair.replace('+', ' + ')}  ({row.conflict:.2f})" for row in order.itertuples()]
+    axes.set_yticks(range(len(order)), names)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=GREY, lw=0.8)
+    seeds = int(points.seeds.max())
+    axes.set_xlabel(f"gain over one shared network (dB), {seeds} seed{'s' * (seeds > 1)}")
+    axes.set_ylabel("pair (1 − cosine)")
+    axes.margins(x=0.1)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def _size(marker: str) -> float:
+    """A star looks smaller than it is; a cross may lie on another marker, which is to be seen behind it."""
+    return {"*": 9.0, "X": 4.5}.get(marker, 6.5)

@@ -1,4 +1,4 @@
-"""`ipt ablations`: the bridge. Runs the grid through Snakemake and gathers summary.csv and per_image.csv."""
+"""`ipt ablations`: the bridge. Runs the grid through Snakemake and gathers what its cells found."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def run(context: Context) -> None:
     out.mkdir(parents=True, exist_ok=True)
     summary = pd.DataFrame([row for cell in cells for row in _summary(profile, cell)], columns=COLUMNS)
     summary.to_csv(out / "summary.csv", index=False, lineterminator="\n")
-    images = pd.concat([_per_image(profile, cell) for cell in cells])
+    images = pd.concat([_read(profile, cell, "per_image.csv") for cell in cells])
     images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
+    history = pd.concat([_read(profile, cell, "history.csv") for cell in cells])
+    history.to_csv(out / "history.csv", index=False, lineterminator="\n")
 
 
 def _summary(profile: str, cell: Cell) -> Iterator[list[Any]]:
@@ -46,8 +48,9 @@ def _summary(profile: str, cell: Cell) -> Iterator[list[Any]]:
         yield [profile, cell.study, cell.setting, cell.seed, task, *scores]
 
 
-def _per_image(profile: str, cell: Cell) -> pd.DataFrame:
-    table = pd.read_csv(cell.folder(profile) / "per_image.csv", dtype={"image": str})
+def _read(profile: str, cell: Cell, file: str) -> pd.DataFrame:
+    """A table of a cell with the cell's name in front of every row; numbers stay as they are written."""
+    table = pd.read_csv(cell.folder(profile) / file, dtype=str, keep_default_na=False)
     for place, (key, value) in enumerate(zip(KEYS, (profile, cell.study, cell.setting, cell.seed), strict=True)):
         table.insert(place, key, value)
     return table

@@ -20,17 +20,22 @@ from instruct_ipt.evaluation.benchmark import (
     write_pictures,
     write_samples,
 )
+from instruct_ipt.evaluation.cost import restoration_cost
 from instruct_ipt.evaluation.protocol import PROTOCOLS, Protocol
 from instruct_ipt.paths import MODELS, PREPARED, RESULTS
 from instruct_ipt.progress import progress
 from instruct_ipt.stages._methods import load_methods
+from instruct_ipt.tasks import TASKS
 
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
 
+# Pixels; the published cost of the backbone family is that of an image of this side.
+_COST_SIDE = 128
+
 
 def run(context: Context) -> None:
-    """Write `benchmark.csv`, `per_image.csv`, `samples.csv` and the sample pictures."""
+    """Write `benchmark.csv`, `per_image.csv`, `cost.csv`, `samples.csv` and the sample pictures."""
     params, folder = context.params, context.out / RESULTS
     torch.set_num_threads(params.training.threads)
     protocols = [PROTOCOLS[name] for name in params.evaluation.protocols]
@@ -44,7 +49,9 @@ def run(context: Context) -> None:
             advance(done, f"{pair.task} {pair.name}")
     images = pd.DataFrame(rows)
     _write(folder / "per_image.csv", images)
-    _write(folder / "benchmark.csv", summarise(images, _costs()))
+    costs = _costs()
+    _write(folder / "benchmark.csv", summarise(images, costs))
+    _write(folder / "cost.csv", costs.merge(_multiply_adds(methods), on="method"))
     _write(folder / "samples.csv", pd.DataFrame(_samples(folder, images, methods, params, protocols[0])))
 
 
@@ -87,6 +94,13 @@ def _costs() -> pd.DataFrame:
     for method in ("shared", "experts", "film", "modulation"):
         facts = json.loads((MODELS / method / "metrics.json").read_text(encoding="utf-8"))
         rows.append({"method": method} | {key: facts[key] for key in ("params_total", "params_per_task")})
+    return pd.DataFrame(rows)
+
+
+def _multiply_adds(methods: dict[str, Any]) -> pd.DataFrame:
+    """What one image costs with each method; every task costs the same."""
+    trained = {name: models[TASKS[0]] for name, models in methods.items() if models}
+    rows = [{"method": name} | restoration_cost(model, TASKS[0], _COST_SIDE) for name, model in trained.items()]
     return pd.DataFrame(rows)
 
 

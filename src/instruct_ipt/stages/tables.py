@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instruct_ipt.paths import ABLATIONS, RESULTS, TABLES
+from instruct_ipt.paths import TABLES
 from instruct_ipt.report.tables import write_tables
 
 if TYPE_CHECKING:
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Write `tables`."""
     data = context.params.data
-    write_tables(
-        RESULTS / "benchmark.csv",
-        RESULTS / "rank_strategy.csv",
-        ABLATIONS / "summary.csv",
-        context.out / TABLES,
-        # At level bundled `prepare` writes as many procedural crops as photographic ones; else it depends on the task.
-        validation_images=2 * data.validation_crops if data.level == "bundled" and not data.custom else None,
-    )
+    # At level bundled `prepare` writes as many procedural crops as photographic ones; else it depends on the task.
+    validation_images = 2 * data.validation_crops if data.level == "bundled" and not data.custom else None
+    write_tables(Path(), context.out / TABLES, validation_images)
