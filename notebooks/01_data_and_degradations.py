@@ -65,10 +65,7 @@ print(f"Photographs in more than one split: {', '.join(name for _, name in twice
 
 # %%
 images = photographs(PREPARED, "test", limit=2)
-shown(
-    lambda folder: contact_sheet(images, configuration.degradation, folder / "sheet.png"),
-    alt="Photographs of the test split, each clean and with noise, blur, rain, haze and snow.",
-)
+shown(lambda folder: contact_sheet(images, configuration.degradation, folder))
 
 # %% [markdown]
 # ## From the weakest to the strongest

@@ -18,14 +18,13 @@
 import json
 
 import numpy as np
-import seaborn as sns
 from IPython.display import Markdown, display
 from scipy import stats
 
-from instruct_ipt.notebooks import enter, new_figure, shown, verdicts
+from instruct_ipt.notebooks import enter, shown, verdicts
 from instruct_ipt.paths import ABLATIONS, RESULTS, SELECTION
 from instruct_ipt.report import in_order, read_result
-from instruct_ipt.report.style import PAGE_IN, styled
+from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.build import read_selection
 
@@ -42,30 +41,15 @@ ranked = exact.groupby("group", sort=False).gain_db.mean().sort_values(ascending
 #
 # Left: gain in dB. Right: the same per 100 000 freed parameters, since a large group gains more easily; what is noise
 # in a tiny group is magnified there too. The groups are ordered by their mean gain over the tasks, the best on top.
-# Green is a gain, purple a loss.
+# Purple is a gain, orange a loss.
 #
-# - A row that is green throughout: weights that every task wants changed. A row that is green for one task only:
+# - A row that is purple throughout: weights that every task wants changed. A row that is purple for one task only:
 #   weights that this task needs for itself.
 # - A loss is possible: the few steps of the search may not suffice, or fit the training images and not the others.
 # - Rows that hardly differ: the search found no difference that its number of steps and images could show.
 
 # %%
-with styled():
-    figure = new_figure(3.1)
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in ((left, "gain_db", "gain (dB)"), (right, "score", "gain per 100 000 parameters (dB)")):
-        grid = exact.pivot_table(index="group", columns="task", values=column).loc[ranked, tasks].round(2) + 0.0
-        look = {"cmap": "PRGn", "center": 0, "annot": True, "fmt": ".2f", "linewidths": 0.5, "annot_kws": {"size": 6}}
-        sns.heatmap(grid, ax=axes, cbar=False, **look)
-        axes.set(title=title, xlabel="", ylabel="")
-        axes.tick_params(axis="both", length=0, rotation=0)
-
-display(
-    shown(
-        figure,
-        alt="Two heat maps, weight groups by tasks: gain in PSNR, and gain per freed parameter.",
-    )
-)
+display(shown(lambda folder: figure_sensitivity(RESULTS / "sensitivity.csv", SELECTION, folder)))
 means = exact.groupby("group").gain_db.mean()
 print(
     f"Largest mean gain: {ranked[0]} ({means[ranked[0]]:+.2f} dB); smallest: {ranked[-1]} ({means[ranked[-1]]:+.2f})."
@@ -121,26 +105,14 @@ for estimator, part in agreement.assign(order=order).groupby("estimator", sort=F
 #
 # Cosine between the gradients of two tasks on the shared network. 1: a step that helps one helps the other. 0: they do
 # not care about each other. Below 0: they harm each other. Noise in the gradients draws every value towards 0. The
-# paper's argument is that distant tasks need weights of their own; this is how distant these ones are.
+# paper's argument is that distant tasks need weights of their own; this is how distant these ones are. Right: the same
+# by weight group. A group whose cosines are low for many pairs is where a task bias should have most to do.
 
 # %%
+display(shown(lambda folder: figure_conflict(RESULTS / "task_conflict.csv", folder)))
 conflict = read_result(RESULTS / "task_conflict.csv", "", ("task_a", "task_b", "group"), ("cosine",))
 whole = conflict[conflict.group == "all"].pivot_table(index="task_a", columns="task_b", values="cosine")
 whole = whole.loc[tasks, tasks]
-with styled():
-    figure = new_figure(2.5, width=0.5 * PAGE_IN)
-    axes = figure.subplots()
-    sns.heatmap(whole, ax=axes, cmap="PRGn", vmin=-1, vmax=1, annot=True, fmt=".2f", square=True, linewidths=0.5)
-    axes.set(xlabel="", ylabel="")
-    axes.tick_params(axis="both", length=0, rotation=0)
-
-display(
-    shown(
-        figure,
-        alt="Heat map: cosine between the gradients of every two tasks, over the whole network.",
-        width=480,
-    )
-)
 pairs = whole.where(np.triu(np.ones(whole.shape, bool), 1)).stack().dropna().sort_values()
 print(f"Farthest apart: {' and '.join(pairs.index[0])} ({pairs.iloc[0]:+.2f}).")
 print(f"Closest: {' and '.join(pairs.index[-1])} ({pairs.iloc[-1]:+.2f}).")

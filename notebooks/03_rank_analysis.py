@@ -39,10 +39,7 @@ NAMES = {"bias": "task biases, trained unfactored", "expert": "what full fine-tu
 #   training after the cut. Dotted: not cut.
 
 # %%
-shown(
-    lambda folder: figure2(RESULTS / "rank_energy.csv", RESULTS / "rank_strategy.csv", folder),
-    alt="Energy kept per layer by a constant and a proportional rank; energy and PSNR against size.",
-)
+shown(lambda folder: figure2(RESULTS / "rank_energy.csv", RESULTS / "rank_strategy.csv", folder))
 
 # %% [markdown]
 # ## Which rule keeps more

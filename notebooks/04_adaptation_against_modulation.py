@@ -15,15 +15,15 @@
 # `results/per_image.csv` and `results/samples`.
 
 # %%
-import seaborn as sns
 from IPython.display import Markdown, display
 
-from instruct_ipt.notebooks import enter, new_figure, shown, verdicts
+from instruct_ipt.notebooks import enter, shown, verdicts
 from instruct_ipt.paths import ABLATIONS, RESULTS
 from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.figure4 import figure4
+from instruct_ipt.report.gains import figure_gains, image_gains
 from instruct_ipt.report.studies import SETS, figure_pareto, figure_task_gap, pareto_points
-from instruct_ipt.report.style import METHOD_COLOURS, METHOD_LABELS, METHODS, styled
+from instruct_ipt.report.style import METHOD_LABELS, METHODS
 from instruct_ipt.tasks import TASKS
 
 enter()
@@ -38,12 +38,7 @@ enter()
 # close may change places in another training.
 
 # %%
-display(
-    shown(
-        lambda folder: figure_pareto(ABLATIONS / "summary.csv", folder),
-        alt="Validation PSNR against added parameters, for the five tasks and for the noise levels.",
-    )
-)
+display(shown(lambda folder: figure_pareto(ABLATIONS / "summary.csv", folder)))
 points = pareto_points(
     read_result(
         ABLATIONS / "summary.csv", "", ("study", "setting", "task"), ("seed", "psnr", "params_added", "params_total")
@@ -69,49 +64,27 @@ verdicts("features_fail", "gap_matters", "cost_is_humble")
 # %% [markdown]
 # ## Two tasks at a time
 #
-# Each pair of tasks is a study of its own. To the right stand pairs whose gradients disagree more. If task bias helps
-# the more the farther tasks are apart, the points of modulation rise to the right, and rise faster than those of
-# features. Few pairs make a few points: look whether they contradict, do not fit a line.
+# Each pair of tasks is a study of its own. The more the gradients of the two disagree, the higher the pair stands. If a
+# task bias helps the more the farther tasks are apart, the markers of modulation move right from line to line upwards,
+# and farther than those of features. Few pairs make few lines: look whether they contradict, and do not expect a law. A
+# pair without its shared network has no gain to show.
 
 # %%
-shown(
-    lambda folder: figure_task_gap(ABLATIONS / "summary.csv", RESULTS / "task_conflict.csv", folder),
-    alt="Gain over one shared network against the gradient conflict of a pair of tasks.",
-    width=480,
-)
+shown(lambda folder: figure_task_gap(ABLATIONS / "summary.csv", RESULTS / "task_conflict.csv", folder))
 
 # %% [markdown]
 # ## On the test photographs
 #
 # From here on the main training, much longer than a cell of the grid, and images that no choice has seen. One dot per
-# image: gain in PSNR over the degraded image; below zero a method did harm. Columns stand in the order of the legend.
-# The spread within a column is that of the photographs; where the dots of two methods overlap widely, do not read much
-# into their means.
+# image and method: gain in PSNR over the degraded image; below zero a method did harm. A line joins the dots of one
+# image, a bar marks the mean. The spread within a column is that of the photographs. Follow the lines instead: where
+# all of them rise from one method to the next, the second is better on these images; where they cross, do not read much
+# into the means.
 
 # %%
-scores = read_result(RESULTS / "per_image.csv", "", ("method", "task", "dataset", "protocol", "image"), ("psnr",))
-scores = scores[scores.protocol == scores.protocol.iloc[0]]
-wide = scores.pivot_table(index=["task", "dataset", "image"], columns="method", values="psnr")
-gains = wide.drop(columns="input").sub(wide.input, axis=0).stack().dropna().rename("gain").reset_index()
+display(shown(lambda folder: figure_gains(RESULTS / "per_image.csv", folder)))
+gains = image_gains(RESULTS / "per_image.csv")
 tasks, methods = in_order(list(gains.task), TASKS), in_order(list(gains.method), METHODS)
-with styled():
-    figure = new_figure(2.7)
-    axes = figure.subplots()
-    look = {"order": tasks, "hue_order": methods, "palette": METHOD_COLOURS, "dodge": True, "jitter": False, "size": 4}
-    sns.stripplot(gains, x="task", y="gain", hue="method", ax=axes, **look)
-    axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlabel="", ylabel="gain over the degraded image (dB)")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles, [METHOD_LABELS[label] for label in labels], ncols=len(labels), loc="lower left", bbox_to_anchor=(0, 1)
-    )
-
-display(
-    shown(
-        figure,
-        alt="Dot chart: gain in PSNR of every method on every test image, by task.",
-    )
-)
 means = gains.groupby(["task", "method"]).gain.mean().unstack()[methods].loc[tasks]
 display(means.round(2))
 for task, row in means.iterrows():
@@ -128,10 +101,5 @@ if len(harmed):
 # is enlarged. Look for what PSNR does not weigh: leftover streaks, colour casts, texture that was smoothed away.
 
 # %%
-display(
-    shown(
-        lambda folder: figure4(RESULTS / "samples.csv", RESULTS, folder),
-        alt="Photographs by task: degraded, shared network, FiLM, weight modulation, clean; a window is enlarged.",
-    )
-)
+display(shown(lambda folder: figure4(RESULTS / "samples.csv", RESULTS, folder)))
 Markdown("All test sets, PSNR and SSIM: `tables/table04.md`.")

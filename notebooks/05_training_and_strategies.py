@@ -22,8 +22,8 @@ from instruct_ipt.notebooks import enter, new_figure, shown, table, verdicts
 from instruct_ipt.paths import ABLATIONS, MODELS
 from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.curves import figure_training
+from instruct_ipt.report.study_tables import STRATEGIES
 from instruct_ipt.report.style import BLUE, ORANGE, styled
-from instruct_ipt.report.tables import STRATEGIES
 
 enter()
 
@@ -36,12 +36,7 @@ enter()
 
 # %%
 histories = {name: MODELS / name / "history.csv" for name in ("shared", "film", "modulation")}
-display(
-    shown(
-        lambda folder: figure_training(histories, folder),
-        alt="Validation PSNR against the training step, one panel per task and one for their mean, by method.",
-    )
-)
+display(shown(lambda folder: figure_training(histories, folder)))
 for name, path in histories.items():
     curve = read_result(path, "", ("task",), ("step", "psnr")).pivot_table(index="step", columns="task", values="psnr")
     mean, late = curve.mean(axis=1), curve.iloc[-2:]
@@ -88,7 +83,7 @@ with styled():
     axes.scatter(means.psnr_backbone, range(len(means)), color=ORANGE, marker="s", s=26, label="backbone alone")
     axes.scatter(means.psnr, range(len(means)), color=BLUE, s=30, label="as trained")
     axes.set_yticks(range(len(order)), [name.replace("_", "-") for name in order])
-    axes.invert_yaxis()
+    axes.set_ylim(len(order) - 0.5, -0.5)
     axes.set_xlabel("validation PSNR, mean of tasks and seeds (dB)")
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
 

@@ -138,6 +138,8 @@ def test_a_picture_is_shown_with_its_alt_text():
     data, metadata = picture._repr_mimebundle_()
     assert set(data) == {"image/png"} and metadata["image/png"]["alt"] == "An example."
     assert Image.open(io.BytesIO(picture.data)).size == (250, 2), "what nobody could see is not stored"
+    with pytest.raises(ValueError, match="wide.png is shown without an alt text"):
+        shown(draw)
 
 
 def test_verdicts_are_those_of_the_file(workspace):

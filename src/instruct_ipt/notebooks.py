@@ -63,17 +63,22 @@ def new_figure(height: float, width: float | None = None) -> Figure:
     return figure
 
 
-def shown(picture: Figure | Callable[[Path], object], alt: str, width: int = _WIDTH_PX) -> Image:
+def shown(picture: Figure | Callable[[Path], object], alt: str = "", width: int = 0) -> Image:
     """A picture as Jupyter shows it, to end a cell with.
 
     Args:
         picture: a figure, or what writes one PNG, and whatever else, into the folder that it is given.
-        alt: what the picture shows, for somebody who does not see it.
-        width: on the screen, in px; a picture with far more is scaled down.
+        alt: what the picture shows, for somebody who does not see it; a figure of `report/figures.py` brings its own.
+        width: on the screen, in px; 0 fits the columns that the picture takes in print. One with far more pixels is
+            scaled down.
+
+    Raises:
+        ValueError: no alt text.
     """
     from IPython.display import Image
     from matplotlib.figure import Figure
 
+    from instruct_ipt.report.figures import FIGURES
     from instruct_ipt.report.style import styled
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,6 +88,10 @@ def shown(picture: Figure | Callable[[Path], object], alt: str, width: int = _WI
         else:
             picture(Path(folder))
         (file,) = Path(folder).glob("*.png")
+        known = {figure.name: figure for figure in FIGURES}.get(file.stem)
+        if not (alt := alt or (known.alt if known else "")):
+            raise ValueError(f"{file.name} is shown without an alt text")
+        width = width or _WIDTH_PX // (3 - known.columns if known else 1)
         return Image(data=_of_width(file, round(_MOST_PX_PER_PX * width)), width=width, alt=alt)
 
 
