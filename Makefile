@@ -11,10 +11,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test bench lint status ui clean
+.PHONY: help setup repro notebooks test bench lint status ui clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv from requirements.lock
 
@@ -33,6 +33,9 @@ repro: $(READY)  ## replicate the whole study (PROFILE=smoke|quick|study|paper s
 	@ipt runtime
 	@ipt summary
 
+notebooks: $(READY)  ## execute the notebooks on the results of `make repro`, into notebooks/executed
+	@ipt notebooks
+
 test: $(READY)  ## run the tests
 	@python -m pytest -q
 
@@ -40,7 +43,7 @@ bench: $(READY)  ## compare speed, memory, size and learning with named peers (h
 	@python -m benchmarks
 
 lint: $(READY)  ## check the code's style
-	@ruff check src tests workflow benchmarks && ruff format --check src tests benchmarks
+	@ruff check src tests workflow benchmarks notebooks && ruff format --check src tests benchmarks notebooks
 
 status: $(READY)  ## say what is up to date and what is not
 	@ipt status

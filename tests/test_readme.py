@@ -29,7 +29,7 @@ def test_every_number_of_the_results_block_comes_from_the_kept_benchmark():
 
 
 def test_links_lead_somewhere():
-    for file in ("README.md", "workflow/README.md", "data/README.md"):
+    for file in ("README.md", "workflow/README.md", "data/README.md", "notebooks/README.md"):
         text = (ROOT / file).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             if not target.startswith("http"):

@@ -111,6 +111,15 @@ def runtime() -> None:
     print(RUNTIME_PAGE)
 
 
+@app.command()
+def notebooks() -> None:
+    """Run the notebooks on finished results."""
+    from instruct_ipt.notebooks import execute_all
+
+    for copy, seconds in execute_all():
+        print(f"{copy}  {seconds:.0f} s", flush=True)
+
+
 @app.command("experiment-id")
 def experiment_id() -> None:
     """Print the MLflow experiment's id."""
