@@ -39,12 +39,13 @@ from instruct_ipt.report.figure3 import figure3
 from instruct_ipt.report.figure4 import figure4
 from instruct_ipt.report.gains import figure_gains
 from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity
-from instruct_ipt.report.page import summarise, write_page
+from instruct_ipt.report.page import write_page
 from instruct_ipt.report.tables import write_tables
 import sys
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, sys.argv[3])
 import fixtures
+import pages
 results, models, figures = root / "results", root / "models", out / "figures"
 samples, energy, selection = results / "samples.csv", results / "rank_energy.csv", models / "selection.json"
 figure1(samples, results, energy, selection, models / "modulation/metrics.json", figures)
@@ -58,7 +59,8 @@ figure_training(fixtures.histories(), figures)
 figure_training_seeds(root / "ablations/history.csv", figures)
 write_tables(root, out / "tables")
 (out / "results").symlink_to(results)
-write_page(out, out / "report/index.html", summarise(results / "benchmark.csv"))
+pages.write_prepared(out / "data/prepared")
+write_page(out, out / "report/index.html", pages.plain_params())
 """
 
 
