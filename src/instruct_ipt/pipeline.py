@@ -144,8 +144,7 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     grid = configuration.ablations
     patches = [params_module.PatchPhase(share=1.0, size=grid.patch)]
     scale = {"steps": grid.steps, "batch_per_task": grid.batch_per_task, "patches": patches, "threads": grid.threads}
-    # Four points of a training curve, at little cost.
-    settings = configuration.training.model_copy(update=scale | {"validate_every": max(1, grid.steps // 4)})
+    settings = configuration.training.model_copy(update=scale | {"validate_every": spec["validate_every"]})
     degradation, backbone = configuration.degradation, configuration.backbone
     cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -160,5 +160,7 @@ def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
         "batch_per_task": grid.batch_per_task,
         "patch": grid.patch,
         "threads": grid.threads,
+        # Four points of a training curve, at little cost.
+        "validate_every": max(1, grid.steps // 4),
     }
     return provenance.record(sections, [MODULE], [path for path in LEAVES if path.exists()])
