@@ -168,7 +168,11 @@ def _words() -> dict[str, list[str]]:
 def _alternation(name: str) -> str:
     """One regular expression for a list of `words.yaml`, longest entries first."""
     entries = sorted(_words()[name], key=len, reverse=True)
-    return "(?:" + "|".join(_expression(entry) for entry in entries) + ")"
+    words = [entry for entry in entries if entry[0].isalnum() and not _NO_SPACES.search(entry)]
+    others = [_expression(entry) for entry in entries if entry not in words]
+    # One test for the start of a word in front of all entries: ten times faster than one in each.
+    inside = r"\b(?:" + "|".join(_expression(entry).removeprefix(r"\b") for entry in words) + ")" if words else ""
+    return "(?:" + "|".join(filter(None, [inside, *others])) + ")"
 
 
 @functools.cache
