@@ -25,10 +25,16 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"backbone", "modulation", "adaptation", "data", "training", "provenance"},
     # The contact sheet shows the degradations themselves; every other view reads result files.
     "report": {"data"},
-    "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
+    "instruction": set(),
+    "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report", "instruction",
                "provenance", "params", "tracking"},
 }  # fmt: skip
-NOTHING_BUT_TASKS = {"backbone": set(), "modulation": {"tasks"}, "adaptation": {"tasks"}}
+NOTHING_BUT_TASKS = {
+    "backbone": set(),
+    "modulation": {"tasks"},
+    "adaptation": {"tasks"},
+    "instruction": {"tasks", "errors"},
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -199,7 +199,9 @@ class Estimator:
             content = json.loads((folder / "estimator.json").read_text(encoding="utf-8"))
             arrays = load_file(folder / "estimator.safetensors")
             if tuple(content["classes"]) != CLASSES:
-                raise InputError(f"{folder} was made for other tasks than {', '.join(TASKS)}; `ipt estimator` makes it anew")
+                raise InputError(
+                    f"{folder} was made for other tasks than {', '.join(TASKS)}; `ipt estimator` makes it anew"
+                )
             return cls(*(arrays[name] for name in ("mean", "scale", "weight", "bias")), size=int(content["size"]))
         except FileNotFoundError:
             raise InputError(f"{folder} holds no estimator; `ipt estimator` makes it") from None

@@ -65,7 +65,12 @@ def clauses(text: str) -> list[Clause]:
             wish = "do"
         if own == "bare" and before == "bare" and found and _regex("add_that").search(part):
             found[-1], wish = Clause(found[-1].text, "add"), "add"
-        if own in ("leaving", "praise") and joint == "list" and before == "bare" and _BARE_NAME.fullmatch(found[-1].text):
+        if (
+            own in ("leaving", "praise")
+            and joint == "list"
+            and before == "bare"
+            and _BARE_NAME.fullmatch(found[-1].text)
+        ):
             found[-1] = Clause(found[-1].text, "leave")  # "the rain and the fog can stay"
         found.append(Clause(part, wish))
         before = own
@@ -75,11 +80,15 @@ def clauses(text: str) -> list[Clause]:
 def pieces(parts: Sequence[Clause], text: str) -> list[str]:
     """What the head reads: all of a (normalised) text that is to be done, then each clause of it if there are several.
 
-    Words of politeness are taken off. Empty when nothing is to be done.
+    Words of politeness are taken off. Empty when nothing is to be done. A clause of one word stands alone only if it
+    names a damage: the "white" of "black and white" says nothing by itself.
     """
     done = [part.text for part in parts if part.wish == "do"]
+    if not done:
+        return []
     whole = text if len(done) == len(parts) else " , ".join(done)
-    return [_stripped(piece) for piece in ([whole, *done] if len(done) > 1 else [whole] if done else [])]
+    each = [part for part in done if " " in part or _regex("named").search(part)] if len(done) > 1 else []
+    return [_stripped(piece) for piece in (whole, *each)]
 
 
 def strength(text: str) -> float:
@@ -102,7 +111,7 @@ def cues(text: str) -> list[float]:
 
 # Lists of `words.yaml`; the last says that something else than a damage is to be taken away.
 CUES: tuple[str, ...] = (
-    "noise", "blur", "rain", "haze", "snow", "quality", "removal", "adding", "wanting", "damaging", "question", "taken",
+    "noise", "blur", "rain", "haze", "snow", "quality", "removal", "adding", "wanting", "question", "taken",
 )  # fmt: skip
 
 

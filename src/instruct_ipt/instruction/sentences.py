@@ -160,7 +160,7 @@ class _Writer:
             groups[f"combined/{key}"] = [self._several(template, count) for template in self.combined[key]]
         for key in ("wanted", "refused"):
             groups[f"negated/{key}"] = [self._negation(text, key == "wanted") for text in self.negated[key]]
-        for part in ("templates", "looks", "quality"):
+        for part in ("templates", "looks"):
             groups[f"opposite/{part}"] = [self._about("opposite", part, text) for text in self.opposite[part]]
         groups["out_of_scope/talk"] = [self._about("out_of_scope", "talk", text) for text in self.outside["talk"]]
         groups["out_of_scope/templates"] = [
@@ -192,7 +192,9 @@ class _Writer:
         def write(rng: np.random.Generator, split: Split, _: int) -> Example:
             chosen = _some_tasks(rng, count)
             values: dict[str, str] = {}
-            for task, (noun, look, phrase) in zip(chosen, (("a", "x", "p"), ("b", "y", "q"), ("c", "z", "r")), strict=False):
+            for task, (noun, look, phrase) in zip(
+                chosen, (("a", "x", "p"), ("b", "y", "q"), ("c", "z", "r")), strict=False
+            ):
                 words = self.tasks[task]
                 values |= {noun: _pick(rng, words["damage"]), look: _pick(rng, words["looks"])}
                 values[phrase] = _pick(rng, self.phrases[task][split])

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator
 from string import ascii_lowercase
 
 _WORD = re.compile(r"[a-z]+")
-SHORTEST = 4
+SHORTEST, LONGEST = 4, 20
 
 
 class Speller:
-    """Corrects words of four letters and more, in texts as :func:`instruct_ipt.instruction.rules.normalise` gives them.
+    """Corrects words of 4 to 20 letters, in texts as :func:`instruct_ipt.instruction.rules.normalise` gives them.
 
     Args:
-        known: words that stay as they are, with how often they occur; the most frequent candidate wins.
+        known: words that stay as they are, with how often they occur; of several candidates
+            the commoner slip wins, then the more frequent word.
     """
 
     def __init__(self, known: dict[str, int]) -> None:
@@ -33,24 +34,26 @@ class Speller:
         return _WORD.sub(lambda match: self._correct(match[0]), text)
 
     def _search(self, word: str) -> str:
-        if len(word) < SHORTEST or word in self.known:
+        if not SHORTEST <= len(word) <= LONGEST or word in self.known:
             return word
         # A slip in the first letter is rare, and would make "brain" of "train".
-        found = [w for w in _one_slip(word) if len(w) >= 3 and w in self.known]
-        return max(found, key=lambda w: (self.known[w], w), default=word)
+        found = [(common, self.known[w], w) for common, w in _one_slip(word) if len(w) >= 3 and w in self.known]
+        return max(found)[-1] if found else word
 
 
-def _one_slip(word: str) -> Iterator[str]:
-    """What ``word`` may have been before two letters were swapped, or one was added, lost or mistaken."""
-    if len(word) > 1:
-        yield word[1] + word[0] + word[2:]
+def _one_slip(word: str) -> Iterator[tuple[bool, str]]:
+    """What ``word`` may have been before one slip, and whether the slip is a common one.
+
+    Common: two letters swapped, one lost, one doubled. Else one letter was added or mistaken.
+    """
+    yield True, word[1] + word[0] + word[2:]
     for i in range(1, len(word) + 1):
         head, tail = word[:i], word[i:]
         if len(tail) > 1:
-            yield head + tail[1] + tail[0] + tail[2:]
+            yield True, head + tail[1] + tail[0] + tail[2:]
         if tail:
-            yield head + tail[1:]
+            yield head[-1] == tail[0], head + tail[1:]
         for letter in ascii_lowercase:
-            yield head + letter + tail
+            yield True, head + letter + tail
             if tail:
-                yield head + letter + tail[1:]
+                yield False, head + letter + tail[1:]
