@@ -26,8 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     # The contact sheet shows the degradations themselves; every other view reads result files.
     "report": {"data"},
     "instruction": set(),
-    "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report", "instruction",
-               "provenance", "params", "tracking"},
+    "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
+               "instruction", "provenance", "params", "tracking"},
 }  # fmt: skip
 NOTHING_BUT_TASKS = {
     "backbone": set(),

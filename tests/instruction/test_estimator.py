@@ -1,4 +1,4 @@
-"""The guess from the image: each measurement reacts to its damage, any size works, a kept estimator guesses the same."""
+"""The guess from the image: unseen scenes are recognised, any size works, a kept estimator guesses the same."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_except_turns_round_what_was_said(text):
     "text",
     [
         "add some rain", "more snow please", "blur the background", "make it foggy", "let it snow", "less sharpness",
-        "could you turn up the noise", "cover the roofs with snow", "rain, add it", "the fog should be thicker fog, more fog",
+        "could you turn up the noise", "cover the roofs with snow", "rain, add it", "more fog",
         "ajoute de la pluie", "füge Nebel hinzu", "añade niebla", "turn the sunny day into a foggy one",
     ],
 )  # fmt: skip
@@ -62,7 +62,7 @@ def test_wishes_for_damage_are_never_read(text):
     "text",
     [
         "add sharpness", "more detail please", "no more rain", "make the fog disappear", "make the foggy hills visible",
-        "apply noise reduction", "not sharp", "pretend it wasn't raining", "I don't want any snow", "more noise reduction",
+        "apply noise reduction", "not sharp", "pretend it wasn't raining", "I don't want any snow",
         "turn the foggy day into a clear one", "the blur is everywhere", "can't see through the fog",
     ],
 )  # fmt: skip
@@ -80,9 +80,9 @@ def test_what_goes_on_and_what_does_not():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("slightly less haze", 0.5), ("remove the haze", 1.0), ("sharpen aggressively", 1.5), ("remove 30 % of the noise", 0.3),
-        ("200% derain", 1.5), ("ein bisschen weniger Rauschen", 0.5), ("completely remove the snow", 1.5),
-        ("remove half of the rain", 0.5), ("half a second by hand, shaky", 1.0),
+        ("slightly less haze", 0.5), ("remove the haze", 1.0), ("sharpen aggressively", 1.5),
+        ("remove 30 % of the noise", 0.3), ("200% derain", 1.5), ("ein bisschen weniger Rauschen", 0.5),
+        ("completely remove the snow", 1.5), ("remove half of the rain", 0.5), ("half a second by hand, shaky", 1.0),
     ],
 )  # fmt: skip
 def test_strength(text, expected):

@@ -20,7 +20,8 @@ def answers() -> list[Answer]:
     return [
         *[one(("derain",), ("derain",))] * 8, one(("derain",), ("desnow",)), one(("derain",), ()),
         one(("denoise", "derain"), ("denoise", "derain")), one(("denoise", "derain"), ("denoise",)),
-        *[one((), ())] * 3, one((), ("deblur",)), one(("dehaze",), ("dehaze",), 0.5, 0.3), one(("dehaze",), ("dehaze",), 0.5, 1.0),
+        *[one((), ())] * 3, one((), ("deblur",)), one(("dehaze",), ("dehaze",), 0.5, 0.3),
+        one(("dehaze",), ("dehaze",), 0.5, 1.0),
     ]  # fmt: skip
 
 

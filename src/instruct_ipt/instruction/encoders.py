@@ -1,4 +1,4 @@
-"""Text -> numbers. The default counts n-grams and needs no download; a pretrained sentence encoder can take its place."""
+"""Text -> numbers: n-grams by default, with no download; a pretrained sentence encoder can take their place."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _vectorizer(analyzer: str, settings: dict[str, Any], vocabulary: list[str] |
 
 
 class SentenceEncoder:
-    """A pretrained sentence encoder, through the library `sentence-transformers` (``pip install instruct-ipt[sentences]``).
+    """A pretrained sentence encoder, through `sentence-transformers` (``pip install instruct-ipt[sentences]``).
 
     Args:
         name: name of a model, or a folder that holds one.
@@ -107,7 +107,7 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise InputError(
-                f"instruction.encoder is {name!r}, which needs sentence-transformers: pip install 'instruct-ipt[sentences]',"
+                f"instruction.encoder is {name!r}, which needs pip install 'instruct-ipt[sentences]',"
                 f" or set it to {NGRAM}"
             ) from None
         self.name = name

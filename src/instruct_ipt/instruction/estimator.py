@@ -55,7 +55,7 @@ def _log(values: np.ndarray | float) -> np.ndarray:
 
 
 def _noise(image: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Level of the finest diagonal detail (after Immerkaer, 1996): overall, in the flattest blocks, and in the colours."""
+    """Level of the finest diagonal detail (after Immerkaer, 1996): overall, in flat blocks, in the colours."""
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], float) / 6
     fine = ndimage.convolve(grey, mask)
     colour = ndimage.convolve(image[..., 0] - image[..., 1], mask)
@@ -212,7 +212,7 @@ class Estimator:
 
 
 def _windows(image: np.ndarray, size: int) -> list[np.ndarray]:
-    """At most :data:`WINDOWS` windows spread evenly; a smaller image is continued by its mirror image to 8 px at least."""
+    """At most :data:`WINDOWS` windows spread evenly; a small image is mirrored to 8 px at least."""
     least = [(0, max(0, 8 - side)) for side in image.shape[:2]]
     image = np.pad(image, (*least, (0, 0)), mode="symmetric")
     starts = [np.unique(np.linspace(0, max(0, side - size), 3).astype(int)) for side in image.shape[:2]]

@@ -1,7 +1,7 @@
 """Making a reader from the corpus: fit on training texts, calibrate and choose the threshold on validation texts.
 
-The figures of a stage are those of this reader on test phrasings. The reader that is kept is then fitted once more on all
-phrasings, with the same calibration and threshold: what was held out to measure it need not be missing from it.
+The figures of a stage are those of this reader on test phrasings. The reader that is kept is then fitted once more on
+all phrasings, with the same calibration and threshold: what was held out to measure it need not be missing from it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _pieces(speller: Speller, text: str) -> list[str]:
 
 
 def _threshold(scope: np.ndarray, wanted: np.ndarray, refused: int, accepted_at_most: float) -> float:
-    """The least threshold at which no larger share of the texts to refuse is accepted; ``refused`` were by the rules."""
+    """The least threshold that lets no larger share of texts to refuse pass; the rules stopped ``refused`` of them."""
     wrong = np.sort(scope[~wanted])[::-1]
     allowed = int(accepted_at_most * (len(wrong) + refused))
     return float(np.nextafter(wrong[allowed], 1.0)) if allowed < len(wrong) else 0.0

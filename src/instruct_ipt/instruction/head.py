@@ -31,7 +31,7 @@ class Head:
     knots: np.ndarray
 
     def scores(self, features: Any) -> np.ndarray:
-        """Log-odds before calibration, (N, O). That of the scope has the likeliest task's added: both have to say yes."""
+        """Log-odds before calibration, (N, O). The scope's has the likeliest task's added: both must say yes."""
         scores = np.asarray(features @ self.weight.T) + self.bias
         scores[:, -1] += scores[:, :-1].max(axis=1)
         return scores

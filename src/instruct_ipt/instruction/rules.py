@@ -46,8 +46,8 @@ def normalise(text: str) -> str:
 def clauses(text: str) -> list[Clause]:
     """The clauses of a sentence in order, each with its wish.
 
-    A clause without a verb of its own goes on with the one before it: in "add rain and snow" both are added, in "keep the
-    rain and the fog" both stay. After "not the noise, the blur" nothing goes on: that is a contrast.
+    A clause without a verb of its own goes on with the one before it: in "add rain and snow" both are added, in "keep
+    the rain and the fog" both stay. After "not the noise, the blur" nothing goes on: that is a contrast.
     """
     found: list[Clause] = []
     before = ""
@@ -81,13 +81,13 @@ def pieces(parts: Sequence[Clause], text: str) -> list[str]:
     """What the head reads: all of a (normalised) text that is to be done, then each clause of it if there are several.
 
     Words of politeness are taken off. Empty when nothing is to be done. A clause of one word stands alone only if it
-    names a damage: the "white" of "black and white" says nothing by itself.
+    names a damage or what to do about it: the "white" of "black and white" says nothing by itself.
     """
     done = [part.text for part in parts if part.wish == "do"]
     if not done:
         return []
     whole = text if len(done) == len(parts) else " , ".join(done)
-    each = [part for part in done if " " in part or _regex("named").search(part)] if len(done) > 1 else []
+    each = [part for part in done if " " in part or _says_something(part)] if len(done) > 1 else []
     return [_stripped(piece) for piece in (whole, *each)]
 
 
@@ -113,6 +113,10 @@ def cues(text: str) -> list[float]:
 CUES: tuple[str, ...] = (
     "noise", "blur", "rain", "haze", "snow", "quality", "removal", "adding", "wanting", "question", "taken",
 )  # fmt: skip
+
+
+def _says_something(word: str) -> bool:
+    return bool(_regex("named").search(word) or _regex("removal").search(word))
 
 
 def _stripped(text: str) -> str:
@@ -147,7 +151,8 @@ def _everything_but(text: str) -> str:
 
 @functools.cache
 def _splitter() -> re.Pattern[str]:
-    stop = r"(?P<stop>[.!?]+(?=\s|$)|[;:|()\n]|\s[-–—]+\s|->|(?=\b(?:without \w+ing|rather than|instead of|not the|but not)\b))"
+    ahead = r"(?=\b(?:without \w+ing|rather than|instead of|not the|but not)\b)"
+    stop = rf"(?P<stop>[.!?]+(?=\s|$)|[;:|()\n]|\s[-–—]+\s|->|{ahead})"
     kinds = "|".join(rf"(?P<{name}>{_alternation(name)})" for name in ("except", "contrast"))
     return re.compile(rf"{stop}|{kinds}|(?P<list>[,+&/、，]|{_alternation('list')})")
 

@@ -163,7 +163,7 @@ def write(rows: Sequence[dict[str, Any]], path: Path, columns: Sequence[str] = C
 
 
 def score_file(path: Path, model: Path, output: Path) -> str:
-    """Score the reader in ``model`` on the file ``path``, write the figures to ``output``; the figures as lines of text.
+    """Score the reader in ``model`` on the file ``path``, write the figures to ``output``, return them as text.
 
     Raises:
         InputError: the file or the reader is missing or damaged.

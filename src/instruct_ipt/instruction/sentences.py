@@ -1,8 +1,8 @@
 """The corpus of instructions: templates and written phrases, expanded the same way every time.
 
-The files under `corpus/` hold phrasings; each template and each written phrase is one *family*. Families, and the objects
-that out-of-scope templates are filled with, are dealt to three splits, so that validation and test hold phrasings that
-training never saw. The words for the damages themselves are shared: nobody can read a word that was never met.
+The files under `corpus/` hold phrasings; each template and each written phrase is one *family*. Families, and the
+objects that out-of-scope templates are filled with, are dealt to three splits, so that validation and test hold
+phrasings that training never saw. The words for the damages themselves are shared: nobody can read a word that was never met.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class _Writer:
 
 
 def typo(text: str, rng: np.random.Generator) -> str:
-    """``text`` with one slip of the keys inside a word of four letters or more: swapped, lost, doubled or wrong letter."""
+    """``text`` with one letter swapped, lost, doubled or wrong, inside a word of four letters or more."""
     places = [i for i in range(1, len(text) - 2) if text[i - 1 : i + 3].isalpha()]
     if not places:
         return text
