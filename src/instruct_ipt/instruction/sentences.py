@@ -2,7 +2,8 @@
 
 The files under `corpus/` hold phrasings; each template and each written phrase is one *family*. Families, and the
 objects that out-of-scope templates are filled with, are dealt to three splits, so that validation and test hold
-phrasings that training never saw. The words for the damages themselves are shared: nobody can read a word that was never met.
+phrasings that training never saw. The words for the damages themselves are shared: nobody can read a word that was
+never met.
 """
 
 from __future__ import annotations
