@@ -26,10 +26,16 @@ ALLOWED: dict[str, set[str]] = {
     # The contact sheet shows the degradations themselves; every other view reads result files, and intervals come from
     # analysis.statistics.
     "report": {"data", "analysis"},
+    "instruction": set(),
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
-               "provenance", "params", "tracking"},
+               "instruction", "provenance", "params", "tracking"},
 }  # fmt: skip
-NOTHING_BUT_TASKS = {"backbone": set(), "modulation": {"tasks"}, "adaptation": {"tasks"}}
+NOTHING_BUT_TASKS = {
+    "backbone": set(),
+    "modulation": {"tasks"},
+    "adaptation": {"tasks"},
+    "instruction": {"tasks", "errors"},
+}
 
 
 def imports(path: Path) -> set[str]:

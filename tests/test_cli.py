@@ -35,6 +35,7 @@ def test_help_names_every_stage_with_an_uncut_line(workspace):
         (("cell", "no-study", "x", "0"), ["no-study", "rank, strategy"]),
         (("profile", "large"), ["large", "smoke, quick, study, paper"]),
         (("summary",), ["results/benchmark.csv", "dvc repro evaluate"]),
+        (("instruction-score", "none.yaml"), ["none.yaml", "does not exist"]),
         (("check-params", "none.yaml"), ["none.yaml", "does not exist"]),
     ],
 )

@@ -93,6 +93,18 @@ def summary() -> None:
     print_summary()
 
 
+@app.command("instruction-score")
+def instruction_score(
+    file: Annotated[Path, typer.Argument(help="YAML list of text, tasks ([]: to be refused), perhaps strength.")],
+    output: Annotated[Path | None, typer.Option(help="CSV; without it results/instruction_<name of FILE>.csv.")] = None,
+) -> None:
+    """Score the reader of instructions on a file."""
+    from instruct_ipt.instruction.scoring import score_file
+    from instruct_ipt.paths import INSTRUCTION, RESULTS
+
+    print(score_file(file, INSTRUCTION, output or RESULTS / f"instruction_{file.stem}.csv"))
+
+
 @app.command()
 def snapshot() -> None:
     """Keep the last replication's tables under docs/."""

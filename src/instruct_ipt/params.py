@@ -227,6 +227,36 @@ class EvaluationParams(Section):
     protocols: Annotated[list[Literal[PROTOCOL_NAMES]], Field(min_length=1)]  # type: ignore[valid-type]
 
 
+def _runs(values: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= values[0] <= values[1]:
+        raise ValueError("[shortest, longest] with 1 <= shortest <= longest is needed")
+    return values
+
+
+Runs = Annotated[tuple[int, int], AfterValidator(_runs)]
+
+
+class InstructionParams(Section):
+    encoder: Annotated[str, Field(min_length=1)]
+    characters: Runs
+    words: Runs
+    least: Count
+    fills: Count
+    variants: Count
+    typos: Share
+    held_out: Annotated[float, Field(gt=0.0, lt=0.5)]
+    freedom: Positive
+    calibration: Literal["temperature", "isotonic"]
+    accepted_at_most: Share
+
+
+class EstimatorParams(Section):
+    windows: Count
+    size: Annotated[int, Field(ge=32)]
+    draws: Annotated[int, Field(ge=0)]
+    freedom: Positive
+
+
 class PairedClaimParams(Section):
     margin: Annotated[float, Field(ge=0.0)]
     unit: Literal["dB", "SSIM"]
@@ -309,6 +339,8 @@ class Params(Section):
     sensitivity: SensitivityParams
     rank: RankParams
     evaluation: EvaluationParams
+    instruction: InstructionParams
+    estimator: EstimatorParams
     claims: ClaimsParams
     ablations: AblationParams
 

@@ -103,6 +103,14 @@ _ALL: tuple[Stage, ...] = (
         "Score every method on held-out photographs.",
     ),
     Stage(
+        "instruction", "instruction", ("seed", "instruction"), (), ("results/instruction.csv", "models/instruction"),
+        "Fit and measure the reader of instructions.",
+    ),
+    Stage(
+        "estimator", "estimator", ("seed", "degradation", "estimator"), (_PREPARED,),
+        ("results/estimator.csv", "models/estimator"), "Fit and measure the guess from the image.",
+    ),
+    Stage(
         "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
         (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv", "ablations/history.csv"),
         "Run the ablation grid through Snakemake.", also=("instruct_ipt.stages.cell",),
@@ -138,7 +146,7 @@ _ALL: tuple[Stage, ...] = (
         "report", "report",
         (
             "seed", "data", "degradation", "backbone", "modulation", "training", "experts", "sensitivity", "rank",
-            "evaluation", "claims", "ablations",
+            "evaluation", "instruction", "estimator", "claims", "ablations",
         ),
         (
             _PREPARED, "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",
