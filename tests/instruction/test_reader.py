@@ -19,6 +19,7 @@ from instruct_ipt.instruction.scoring import answer, figures, read_cases
 from instruct_ipt.tasks import TASKS
 
 SET_A = Path(__file__).parent / "set_a.yaml"
+SET_B = Path(__file__).parent / "set_b.yaml"
 WORDS = ["rain", "no", "not", "and", "fog", "add", ",", "the", "sharpen", "noise", "but", "Schnee", "去雨", "50%"]
 
 
@@ -115,9 +116,10 @@ def test_missing_and_damaged_readers_are_one_line(reader, tmp_path):
         assert "ipt instruction" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_floors_hold_on_set_a(reader):
-    """Set A was used while mending, so this guards against going back; set B is the judge."""
-    cases = read_cases(SET_A)
+@pytest.mark.parametrize("file", [SET_A, SET_B], ids=["a", "b"])
+def test_the_floors_hold(reader, file):
+    """Set A was used while mending; set B was opened once, as a judge. Now both guard against going back."""
+    cases = read_cases(file)
     assert len(cases) >= 150
     found = {(row["metric"], row["of"]): row["value"] for row in figures([answer(reader, case) for case in cases])}
     assert found["right_task", "all"] >= 0.92
@@ -127,12 +129,12 @@ def test_the_floors_hold_on_set_a(reader):
 
 
 def test_reading_is_fast(reader):
-    """The bound is 20 ms; a busy machine may take three times that here, the benchmark measures it properly."""
+    """The bound is 20 ms on one core; processor time, so that a busy machine does not matter."""
     texts = [case.text for case in read_cases(SET_A)][:60]
     times = []
     for text in texts:
-        begun = time.perf_counter()
+        begun = time.process_time()
         with suppress(Refusal):
             reader(text)
-        times.append(time.perf_counter() - begun)
-    assert np.median(times) < 0.06
+        times.append(time.process_time() - begun)
+    assert np.median(times) < 0.02

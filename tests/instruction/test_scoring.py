@@ -55,7 +55,7 @@ def test_calibration_error_by_hand():
     ("text", "words"),
     [
         ("[", ["not valid YAML"]), ("a: 1", ["must be a list"]), ("[]", ["must be a list"]),
-        ("- {text: a}", ["entry 1", "tasks"]), ("- {text: a, tasks: [], kind: x}", ["entry 1", "nothing else"]),
+        ("- {text: a}", ["entry 1", "tasks"]), ("- {text: a, tasks: [], colour: x}", ["entry 1", "nothing else"]),
         ("- {text: yes, tasks: []}", ["entry 1", "quotes"]), ("- {text: a, tasks: [colour]}", ["denoise", "desnow"]),
         ("- {text: a, tasks: [derain], strength: 2}", ["[0, 1.5]"]),
     ],

@@ -60,7 +60,7 @@ class Answer:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of a YAML file: a list of mappings with ``text``, ``tasks`` and perhaps ``strength``.
+    """The cases of a YAML file: a list of mappings with ``text``, ``tasks`` and perhaps ``strength`` or ``kind``.
 
     Raises:
         InputError: the file is missing or says something else.
@@ -78,16 +78,16 @@ def read_cases(path: Path) -> list[Case]:
 
 def _case(path: Path, number: int, entry: Any) -> Case:
     where = f"{path}: entry {number}"
-    if not isinstance(entry, dict) or not {"text", "tasks"} <= set(entry) <= {"text", "tasks", "strength"}:
-        raise InputError(f"{where} needs `text` and `tasks`, may have `strength`, and nothing else")
-    text, tasks, strength = entry["text"], entry["tasks"], entry.get("strength")
-    if not isinstance(text, str):
-        raise InputError(f"{where}: `text` must be text; put it in quotes")
+    if not isinstance(entry, dict) or not {"text", "tasks"} <= set(entry) <= {"text", "tasks", "strength", "kind"}:
+        raise InputError(f"{where} needs `text` and `tasks`, may have `strength` and `kind`, and nothing else")
+    text, tasks, strength, kind = entry["text"], entry["tasks"], entry.get("strength"), entry.get("kind", "")
+    if not isinstance(text, str) or not isinstance(kind, str):
+        raise InputError(f"{where}: `text` and `kind` must be text; put them in quotes")
     if not isinstance(tasks, list) or not all(task in TASKS for task in tasks):
         raise InputError(f"{where}: `tasks` must be a list of {', '.join(TASKS)}; [] for a text to be refused")
     if strength is not None and not (isinstance(strength, int | float) and 0 <= strength <= 1.5):
         raise InputError(f"{where}: `strength` must be a number in [0, 1.5]")
-    return Case(text, tuple(task for task in TASKS if task in tasks), strength)
+    return Case(text, tuple(task for task in TASKS if task in tasks), strength, kind)
 
 
 def answer(reader: Reader, case: Case) -> Answer:
