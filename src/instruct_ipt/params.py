@@ -250,6 +250,11 @@ class ClaimsParams(Section):
     cost_is_humble: CostClaimParams
 
 
+class MlflowParams(Section):
+    log_weights: bool
+    samples_every: Annotated[int, Field(ge=0)]
+
+
 class RankGrid(Section):
     constant: list[Count]
     proportional: list[Annotated[float, Field(gt=0.0, le=1.0)]]
@@ -310,6 +315,7 @@ class Params(Section):
     rank: RankParams
     evaluation: EvaluationParams
     claims: ClaimsParams
+    mlflow: MlflowParams
     ablations: AblationParams
 
 
