@@ -37,7 +37,7 @@ class Shown:
 
 
 def shown(uri: str = "", only: str = "") -> dict[tuple[str, str], Shown]:
-    """(experiment, run name) -> run, of the current runs of every experiment whose name contains ``only``; default: the store in use."""
+    """(experiment, run name) -> run: current runs of experiments whose name contains ``only``, in the store in use."""
     from mlflow.tracking import MlflowClient
 
     from instruct_ipt.tracking import store
@@ -59,10 +59,11 @@ def shown(uri: str = "", only: str = "") -> dict[tuple[str, str], Shown]:
 
 def _one(client: Any, run: Any, names: dict[str, str]) -> Shown:
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-    metrics = {
-        name: sorted({(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)})
-        for name in run.data.metrics
-    }
+    metrics = {name: [(0, value)] for name, value in run.data.metrics.items()}
+    # Final numbers stand at step 0; what goes beyond is a curve.
+    for name in (metric.key for metric in run.data._metric_objs if metric.step):
+        points = client.get_metric_history(run.info.run_id, name)
+        metrics[name] = sorted({(point.step, point.value) for point in points})
     parent = run.data.tags.get("mlflow.parentRunId")
     files = set(_files(client, run.info.run_id, None))
     return Shown(tags, run.data.params, metrics, files, names.get(parent, ""), run.info.run_id)

@@ -313,9 +313,10 @@ def synced(synced_once, monkeypatch):
     return MlflowClient(tracking_uri=tracking.store())
 
 
-def test_an_empty_store_gets_runs_metrics_and_artifacts_and_twice_is_once(replication, new_store):
+def test_an_empty_store_gets_runs_metrics_and_artifacts_and_twice_is_once(
+    synced, empty_database, tmp_path, monkeypatch
+):
     methods = ("input", "shared", "film", "modulation")
-    assert sync.sync() == len(STAGES) + len(methods) + len(planted.CELLS)
     found = shown()
     names = {("replication", stage.replace("_", " ")) for stage in STAGES}
     names |= {("benchmark", name) for method in methods for name in (method, f"{method} seed 0")}
@@ -325,9 +326,9 @@ def test_an_empty_store_gets_runs_metrics_and_artifacts_and_twice_is_once(replic
     assert sync.sync() == 0
     again = shown()
     assert again == found and {key: run.id for key, run in again.items()} == before
-    shutil.rmtree("mlruns")
-    new_store()
-    sync.sync()
+    shutil.copy(empty_database, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert sync.sync() == len(STAGES) + len(methods) + len(planted.CELLS)
     assert shown() == found
 
 
@@ -355,20 +356,25 @@ def test_a_trained_network_has_curves_scores_and_weights_by_name(synced):
     assert weights["tensors"] == {"head.weight": {"dtype": "F32", "shape": [4, 3]}}
 
 
-def test_weights_are_uploaded_only_if_params_yaml_says_so(replication, client, new_store):
-    sync.sync()
-    path = Path("params.yaml")
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("log_weights: false", "log_weights: true "), encoding="utf-8"
+def test_weights_are_uploaded_only_if_params_yaml_says_so(synced, empty_database, tmp_path, monkeypatch):
+    shutil.copy(empty_database, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    record = provenance.read_record(STAGES["experts"].provenance)
+    entries = [(runs.stage_card(STAGES["experts"], record), runs.stage_results(STAGES["experts"]))]
+    files = {f"models/experts/{task}.safetensors" for task in TASKS}
+    for wanted, added in ((False, 1), (True, 0), (True, 0)):
+        with tracking.opened(SimpleNamespace(log_weights=wanted, samples_every=0)) as store:
+            assert store.add_missing(entries) == added, "the run stays; its weights follow"
+        run = shown()["instruct-ipt/smoke/replication", "experts"]
+        assert run.tags["weights"] == ("uploaded" if wanted else "referenced")
+        assert files & run.artifacts == (files if wanted else set())
+    from mlflow.tracking import MlflowClient
+
+    uploaded = MlflowClient(tracking_uri=tracking.store()).download_artifacts(
+        run.id, "models/experts/derain.safetensors"
     )
-    assert sync.sync() == 0, "the run is there; its weights follow"
-    run = shown(only="replication")["instruct-ipt/smoke/replication", "train modulation"]
-    uploaded = client.download_artifacts(run.id, "models/modulation/weights.safetensors")
-    assert load_file(uploaded)["head.weight"].shape == (4, 3) and run.tags["weights"] == "uploaded"
-    new_store()
-    sync.sync()
-    run = shown(only="replication")["instruct-ipt/smoke/replication", "experts"]
-    assert {f"models/experts/{task}.safetensors" for task in TASKS} <= run.artifacts
+    assert load_file(uploaded)["head.weight"].tolist() == [[7.0] * 3] * 4
+    assert params.load().mlflow.log_weights is False, "what the repository stands at"
 
 
 def test_figures_tables_and_report_are_artifacts(synced):

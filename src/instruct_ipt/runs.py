@@ -108,7 +108,7 @@ def stage_results(stage: Stage) -> Results:
     if not facts:
         return Results(files=shown, weights=weights)
     counts = {key: float(facts[key]) for key in ("params_total", "params_added", "params_per_task", "steps")}
-    metrics = counts | _with_mean("validation/psnr", facts["validation_psnr"])
+    metrics = _with_mean("validation/psnr", facts["validation_psnr"]) | counts
     tags = {"method": facts["method"], "strategy": facts["strategy"], "tasks": _task_set(facts["validation_psnr"])}
     return Results(metrics, tags, [f for f in files if f.name == "history.csv"], weights, shown)
 
@@ -139,22 +139,24 @@ def _method_card(record: Mapping[str, Any], method: str, seed: str, strategy: st
     tags = {"study": BENCHMARK, "setting": method, "method": method, "strategy": strategy, "tasks": tasks}
     tags = _tags(record) | tags | {"split": "test"}
     modules = STAGES["evaluate"].modules
-    return _seed_card(BENCHMARK, method, seed, record, record["params"], tags, modules)
+    # As parameters they are also axes of MLflow's comparison.
+    params = {"method": method, "strategy": strategy} | record["params"]
+    return _seed_card(BENCHMARK, method, seed, {**record, "params": params}, params, tags, modules)
 
 
 def _benchmark_metrics(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
     """`<protocol>/<psnr, ssim or gain>/<task>/<dataset>`, and the mean in which every task counts alike."""
-    found: dict[str, float] = {key: float(rows[0][key]) for key in ("params_total", "params_per_task")}
+    found: dict[str, float] = {}
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         part = [row for row in rows if row["protocol"] == protocol]
         for measure in ("psnr", "ssim", "gain"):
-            by_task: dict[str, list[float]] = {}
+            values, by_task = {}, {}
             for row in part:
                 value = float(row["psnr"]) - float(row["psnr_input"]) if measure == "gain" else float(row[measure])
-                found[f"{protocol}/{measure}/{row['task']}/{row['dataset']}"] = value
+                values[f"{protocol}/{measure}/{row['task']}/{row['dataset']}"] = value
                 by_task.setdefault(row["task"], []).append(value)
-            found[f"{protocol}/{measure}/mean"] = statistics.fmean(map(statistics.fmean, by_task.values()))
-    return found
+            found |= {f"{protocol}/{measure}/mean": statistics.fmean(map(statistics.fmean, by_task.values()))} | values
+    return found | {key: float(rows[0][key]) for key in ("params_total", "params_per_task")}
 
 
 def _samples(method: str) -> list[Path]:
@@ -184,12 +186,13 @@ def cell_card(record: Mapping[str, Any]) -> Card:
 def cell_results(folder: Path) -> Results:
     """What the folder of a finished cell has to show."""
     facts = _json(folder / "metrics.json")
-    metrics = {key: float(facts[key]) for key in ("params_added", "params_total", "steps")}
+    metrics: dict[str, float] = {}
     for measure in ("psnr", "ssim"):
         scores = {task: score[measure] for task, score in facts["tasks"].items()}
         metrics |= _with_mean(f"{CELL_PROTOCOL}/{measure}", scores)
     alone = {task: score["psnr"] for task, score in facts.get("backbone_alone", {}).items()}
     metrics |= _with_mean("backbone alone/psnr", alone)
+    metrics |= {key: float(facts[key]) for key in ("params_added", "params_total", "steps")}
     files = [file for file in _files(folder) if _is_shown(file)]
     return Results(metrics, histories=[folder / "history.csv"], files=files)
 
@@ -207,13 +210,13 @@ def seeds_of(card: Card, folder: Path) -> list[tuple[Card, Results]]:
 
 def over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of every metric over seeds; for several seeds also the sample standard deviation, as `<metric>/std`."""
-    found: dict[str, float] = {"seeds": float(len(seeds))}
+    found: dict[str, float] = {}
     for name in seeds[0]:
         values = [metrics[name] for metrics in seeds if name in metrics]
         found[name] = statistics.fmean(values)
         if len(values) > 1 and "/" in name:
             found[f"{name}/std"] = statistics.stdev(values)
-    return found
+    return found | {"seeds": float(len(seeds))}
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
@@ -322,9 +325,9 @@ def _task_set(tasks: Iterable[str]) -> str:
 
 
 def _with_mean(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    """`<prefix>/<task>` and `<prefix>/mean`; nothing for no values."""
+    """`<prefix>/mean`, first for MLflow compares by what comes first, and `<prefix>/<task>`; nothing for no values."""
     found = {f"{prefix}/{task}": float(value) for task, value in values.items()}
-    return found | ({f"{prefix}/mean": statistics.fmean(found.values())} if found else {})
+    return {f"{prefix}/mean": statistics.fmean(found.values())} | found if found else {}
 
 
 def _files(path: Path) -> list[Path]:
