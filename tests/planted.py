@@ -110,7 +110,7 @@ def _arm(folder: Path, arm: str, strategy: str) -> None:
     psnr = {task: round(score(arm, task), 4) for task in TASKS}
     counts = {"params_total": 1000, "params_added": 50, "params_per_task": 10.0, "steps": 20}
     write_json(folder / "metrics.json", {"method": arm, "strategy": strategy, "validation_psnr": psnr} | counts)
-    rows = [[step, task, 0.2, score(arm, task, step), 0.001] for step in (10, 20) for task in TASKS]
+    rows = [[step, task, 0.2, round(score(arm, task, step), 4), 0.001] for step in (10, 20) for task in TASKS]
     table(folder / "history.csv", ["step", "task", "loss", "psnr", "lr"], rows)
     for name in TASKS if arm == "experts" else ("weights",):
         save_file({"head.weight": np.full((4, 3), len(arm), dtype=np.float32)}, folder / f"{name}.safetensors")

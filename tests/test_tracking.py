@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import itertools
 import json
+import os
 import re
 import shutil
 import statistics
@@ -255,7 +257,7 @@ def test_live_pictures_come_every_so_many_steps(store, client):
     with Image.open(client.download_artifacts(run.id, pictures[0])) as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (8, 24, 3) and pixels[0, ::8, 0].tolist() == [51, 26, 51]
-    assert run.metrics["derain/psnr"] == [(step, 20.0) for step in (10, 20, 30, 40, 50)]
+    assert run.metrics["validation/psnr/derain"] == [(step, 20.0) for step in (10, 20, 30, 40, 50)]
 
 
 def test_a_run_without_live_pictures_has_none(store):
@@ -337,9 +339,9 @@ def test_a_trained_network_has_curves_scores_and_weights_by_name(synced):
     facts = json.loads(Path("models/modulation/metrics.json").read_text(encoding="utf-8"))
     for task in TASKS:
         rows = [row for row in read("models/modulation/history.csv") if row["task"] == task]
-        assert run.metrics[f"{task}/psnr"] == [(int(row["step"]), float(row["psnr"])) for row in rows]
-        assert run.metrics[f"{task}/loss"] == [(10, 0.2), (20, 0.2)]
-        assert run.metrics[f"validation/psnr/{task}"] == [(0, facts["validation_psnr"][task])]
+        points = [(int(row["step"]), float(row["psnr"])) for row in rows]
+        assert run.metrics[f"validation/psnr/{task}"] == points
+        assert run.metrics[f"training/loss/{task}"] == [(10, 0.2), (20, 0.2)]
     mean = statistics.fmean(facts["validation_psnr"].values())
     assert run.metrics["validation/psnr/mean"][0][1] == pytest.approx(mean)
     wanted = {"method": "modulation", "strategy": "synchronous", "tasks": "five", "stage": "train_modulation"}
@@ -416,8 +418,8 @@ def test_a_setting_stands_above_its_seeds_with_their_mean_and_deviation(synced):
     for seed, value in zip(planted.SEEDS, values, strict=True):
         run = found[STRATEGY, f"frozen seed {seed}"]
         assert run.parent == "frozen" and run.metrics["rgb/psnr/derain"][0][1] == pytest.approx(value, abs=1e-6)
-        assert run.metrics["derain/psnr"] == [(5, 20.5), (10, 21.0)]
-        assert run.metrics["derain/loss"] == [(5, 0.1)], "a loss that is not a number is no point"
+        assert run.metrics["validation/psnr/derain"] == [(5, 20.5), (10, 21.0)]
+        assert run.metrics["training/loss/derain"] == [(5, 0.1)], "a loss that is not a number is no point"
         assert run.metrics["backbone alone/psnr/mean"] == [(0, 15.0)]
 
 
@@ -501,6 +503,44 @@ def test_pages_are_listed_by_study(synced):
     assert list(pages) == [f"instruct-ipt/smoke/{study}" for study in studies]
     for address in pages.values():
         assert re.fullmatch(r"http://127\.0\.0\.1:5001/#/experiments/\d+/runs\?workflowType=machine_learning", address)
+
+
+def postgres() -> bool:
+    """Whether PostgreSQL and its driver are installed."""
+    programs = list(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("initdb")
+    return bool(programs) and importlib.util.find_spec("psycopg2") is not None
+
+
+@pytest.mark.skipif(not postgres(), reason="PostgreSQL or psycopg2 is not installed")
+def test_processes_that_log_to_postgresql_at_once_lose_nothing(tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # PostgreSQL does not run as root, and the user that does must be able to reach its folder.
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    # A copy without a replication: what the script starts is tried, not this repository's results.
+    (tmp_path / "workflow").mkdir()
+    shutil.copy(ROOT / "workflow" / "try-postgres", tmp_path / "workflow")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    done = subprocess.run(
+        [tmp_path / "workflow" / "try-postgres", "2"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes logged 800 points and 8 pictures; all are there" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"workflow", "src"}, "nothing of it stays"
+
+
+def test_the_postgresql_trial_says_in_one_line_what_is_missing(tmp_path):
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+    for arguments, word in (([], "not found: ipt"), (["many"], "1 to 99, got many")):
+        done = subprocess.run(
+            [ROOT / "workflow" / "try-postgres", *arguments],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_cells_are_scored_by_the_protocol_that_their_runs_name():

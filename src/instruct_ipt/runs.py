@@ -32,6 +32,8 @@ CELL_PROTOCOL = "rgb"
 _SUFFIXES = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".html", ".json")
 _BYTES = 16_000_000
 _DATA = "data/prepared/manifest.json"
+# Column of a history -> what its curves are called, and the decimals that history.csv keeps.
+_CURVES = {"psnr": ("validation/psnr", 4), "loss": ("training/loss", 6)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def stage_results(stage: Stage) -> Results:
     if not facts:
         return Results(files=shown, weights=weights)
     counts = {key: float(facts[key]) for key in ("params_total", "params_added", "params_per_task", "steps")}
-    metrics = _with_mean("validation/psnr", facts["validation_psnr"]) | counts
+    # The scores of the tasks are the ends of their curves.
+    metrics = {"validation/psnr/mean": statistics.fmean(facts["validation_psnr"].values())} | counts
     tags = {"method": facts["method"], "strategy": facts["strategy"], "tasks": _task_set(facts["validation_psnr"])}
     return Results(metrics, tags, [f for f in files if f.name == "history.csv"], weights, shown)
 
@@ -258,16 +261,29 @@ def extra(stage: Stage, record: Mapping[str, Any]) -> list[tuple[Card, Results]]
 
 
 def curves(history: Path) -> list[tuple[str, float, int]]:
-    """(name, value, step) of a `history.csv`: `<task>/loss` and `<task>/psnr`, as training shows them live."""
+    """(name, value, step) of a `history.csv`, see :func:`curve_values`."""
     with history.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    points = [
-        (f"{row['task']}/{measure}", float(row[measure]), int(row["step"]))
+    return [
+        (name, value, int(row["step"]))
         for row in rows
-        for measure in ("psnr", "loss")
+        for name, value in curve_values({f"{row['task']}/{key}": float(row[key]) for key in _CURVES}).items()
     ]
-    # A task that was not trained since the last validation has no loss.
-    return [point for point in points if not math.isnan(point[1])]
+
+
+def curve_values(observed: Mapping[str, float]) -> dict[str, float]:
+    """What a trainer observes (`<task>/psnr`, `<task>/loss`) by the names and with the digits that runs show.
+
+    The measure comes first, so that the curves of all tasks stand side by side. A task that was not trained since the
+    last validation has a loss that is not a number, and no point.
+    """
+    found = {}
+    for name, value in observed.items():
+        task, _, measure = name.rpartition("/")
+        prefix, digits = _CURVES[measure]
+        if not math.isnan(value):
+            found[f"{prefix}/{task}"] = round(value, digits)
+    return found
 
 
 def weights_summary(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.provenance import code_digest, source_root
-from instruct_ipt.runs import PREFIX, Card, Results, curves, leaves, over_seeds, weights_summary
+from instruct_ipt.runs import PREFIX, Card, Results, curve_values, curves, leaves, over_seeds, weights_summary
 
 if TYPE_CHECKING:
     from instruct_ipt.params import MlflowParams
@@ -96,7 +96,7 @@ class Tracker:
         shown: list[int] = []
 
         def observe(step: int, values: dict[str, float]) -> None:
-            self.metrics(step, values)
+            self.metrics(step, curve_values(values))
             if every and (not shown or step - shown[-1] >= every):
                 shown.append(step)
                 self._pictures(step, {task: sample for task, sample in samples.items() if f"{task}/psnr" in values})
@@ -394,6 +394,7 @@ def opened(view: MlflowParams | None = None) -> Iterator[Store]:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow.tracking import MlflowClient
 
         # They would report each retry and their own troubles; ours is the only line.
