@@ -49,9 +49,10 @@ status: $(READY)  ## say what is up to date and what is not
 	@ipt status
 
 ui: $(READY)  ## open the MLflow runs on 127.0.0.1 (PORT=5000)
-	@echo "Training runs: http://127.0.0.1:$(PORT)/#/experiments/$$(ipt experiment-id)/runs?workflowType=machine_learning"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@ipt mlflow-pages --port $(PORT)
+	@case "$$MLFLOW_TRACKING_URI" in http*) ;; *) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
 
 clean:  ## delete scratch files (checkpoints, half-finished work); results stay
 	rm -rf .ipt

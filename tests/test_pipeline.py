@@ -22,6 +22,7 @@ import pytest
 from instruct_ipt.evaluation.benchmark import BENCHMARK
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.tasks import TASKS
+from tests.stored import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.pipeline
@@ -287,19 +288,30 @@ def test_choices_are_made_without_the_test_images(study):
 
 
 def test_runs_are_in_mlflow_with_parameters_curves_and_pictures(study):
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{study.folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("instruct-ipt")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id], max_results=1000)}
-    assert {f"smoke/{name}" for name in STAGES} <= set(runs)
-    assert "smoke/rank/constant-2/seed-0" in runs
-    run = runs["smoke/train_modulation"]
-    assert run.info.status == "FINISHED" and run.data.params["modulation.value"] == "4.0"
+    found = shown(f"sqlite:///{study.folder / 'mlflow.db'}")
+    runs = {name: run for (_, name), run in found.items()}
+    assert {name.replace("_", " ") for name in STAGES} <= set(runs)
+    assert ("instruct-ipt/smoke/rank", "constant-2 seed 0") in found and "modulation seed 0" in runs
+    run = runs["train modulation"]
+    assert run.params["modulation.value"] == "4.0" and run.tags["method"] == "modulation"
     for task in TASKS:
-        assert len(client.get_metric_history(run.info.run_id, f"{task}/psnr")) == 2
-    pictures = [file.path for file in client.list_artifacts(runs["smoke/figures"].info.run_id, "figures")]
-    assert "figures/fig2_rank.png" in pictures
+        assert [step for step, _ in run.metrics[f"validation/psnr/{task}"]] == [12, 24]
+        assert any(path.startswith(f"images/{task}") for path in run.artifacts)
+    assert "figures/fig2_rank.png" in runs["figures"].artifacts
+
+
+def test_the_store_can_be_rebuilt_from_files(study):
+    """The rebuilt view is the live one, but for what only the computing machine knew."""
+    live = shown(f"sqlite:///{study.folder / 'mlflow.db'}")
+    store = f"sqlite:///{study.folder / 'rebuilt.db'}"
+    first = study.run("ipt", "mlflow-sync", MLFLOW_TRACKING_URI=store).stdout
+    assert int(first.split()[0]) >= len(STAGES)
+    rebuilt = shown(store)
+    assert set(rebuilt) == set(live)
+    for key, run in live.items():
+        assert run.rebuilt() == rebuilt[key].rebuilt(), key
+    assert study.run("ipt", "mlflow-sync", MLFLOW_TRACKING_URI=store).stdout == "0 runs added\n"
+    assert shown(store) == rebuilt
 
 
 def test_losing_the_tracking_store_changes_no_output(study):
@@ -315,12 +327,6 @@ def test_losing_the_tracking_store_changes_no_output(study):
     process.communicate(timeout=120)
     assert process.returncode == 0 and study.manifest("models/film") == before
     (study.folder / "mlflow.db").unlink()
-
-
-def test_the_store_can_be_rebuilt_from_files(study):
-    first = study.run("ipt", "mlflow-sync").stdout
-    assert int(first.split()[0]) >= len(STAGES)
-    assert study.run("ipt", "mlflow-sync").stdout == "0 runs added\n"
 
 
 def test_a_copy_elsewhere_gives_the_same_bytes(study, tmp_path):

@@ -132,12 +132,13 @@ def notebooks() -> None:
         print(f"{copy}  {seconds:.0f} s", flush=True)
 
 
-@app.command("experiment-id")
-def experiment_id() -> None:
-    """Print the MLflow experiment's id."""
-    from instruct_ipt.tracking import ensure_store
+@app.command("mlflow-pages")
+def mlflow_pages(port: Annotated[int, typer.Option(help="Where `make ui` serves.")] = 5000) -> None:
+    """Print the addresses of the MLflow experiments."""
+    from instruct_ipt.tracking import pages
 
-    print(ensure_store() or 0)
+    for name, address in pages(port).items():
+        print(f"{name:36}  {address}")
 
 
 @app.command("mlflow-sync")

@@ -280,6 +280,11 @@ class ClaimsParams(Section):
     cost_is_humble: CostClaimParams
 
 
+class MlflowParams(Section):
+    log_weights: bool
+    samples_every: Annotated[int, Field(ge=0)]
+
+
 class RankGrid(Section):
     constant: list[Count]
     proportional: list[Annotated[float, Field(gt=0.0, le=1.0)]]
@@ -342,6 +347,7 @@ class Params(Section):
     instruction: InstructionParams
     estimator: EstimatorParams
     claims: ClaimsParams
+    mlflow: MlflowParams
     ablations: AblationParams
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct_ipt import params as params_module
-from instruct_ipt import provenance, tracking
+from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import RUNTIME, SCRATCH
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
@@ -93,7 +93,7 @@ def _run(stage: Stage) -> None:
         params=params_module.View(configuration, stage.sections),
         out=Path() if stage.in_place else work,
         checkpoints=SCRATCH / "checkpoints" / f"{name}-{digest[:16]}",
-        tracker=tracking.start(f"{configuration.profile}/{name}", digest, started["params"], stage=name),
+        tracker=tracking.start(runs.stage_card(stage, started), configuration.mlflow),
     )
     begun = time.monotonic()
     with context.tracker:
@@ -102,7 +102,9 @@ def _run(stage: Stage) -> None:
             provenance.write_json(stage.provenance, started)
         else:
             _publish(stage, work, started)
-        context.tracker.finish([Path(out) for out in stage.outputs])
+        context.tracker.finish(lambda: runs.stage_results(stage))
+    if context.tracker.alive:
+        tracking.add_missing(lambda: runs.extra(stage, started), configuration.mlflow)
     note_runtime(name, time.monotonic() - begun)
     shutil.rmtree(context.checkpoints, ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
@@ -126,14 +128,16 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
-    tags = {"study": study, "setting": setting, "seed": str(seed)}
+    card = runs.cell_card(started)
     begun = time.monotonic()
-    with tracking.start(name, digest, started["params"], **tags) as tracker:
+    with tracking.start(card, configuration.mlflow) as tracker:
         _train_cell(configuration, started["params"], SCRATCH / "checkpoints" / f"cell-{digest[:16]}", tracker, work)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
-        tracker.finish([folder])
+        tracker.finish(lambda: runs.cell_results(folder))
+    if tracker.alive:
+        tracking.summarise(lambda: runs.seeds_of(card, folder.parent))
     note_runtime(name, time.monotonic() - begun)
     return folder
 

@@ -22,7 +22,10 @@ PACKAGE = "instruct_ipt"
 
 # Modules that cannot change a byte of an output: messages, places, progress bars, records, and the schema, whose values
 # are recorded themselves. They do not count as code of a stage, or rewording a message would retrain the world.
-PLUMBING = {"__init__.py", "errors.py", "params.py", "paths.py", "progress.py", "provenance.py", "tracking.py"}
+PLUMBING = {
+    "__init__.py", "errors.py", "params.py", "paths.py", "progress.py", "provenance.py", "runs.py", "stage_table.py",
+    "tracking.py",
+}  # fmt: skip
 
 
 def sha256_file(path: Path) -> str:
@@ -138,7 +141,8 @@ def _module_file(root: Path, name: str) -> str | None:
     return None
 
 
-def _imports(path: Path, module: str, is_package: bool) -> list[str]:
+@functools.cache
+def _imports(path: Path, module: str, is_package: bool) -> tuple[str, ...]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {id(n) for block in ast.walk(tree) if _is_type_checking(block) for n in ast.walk(block)}
     names: list[str] = []
@@ -150,7 +154,7 @@ def _imports(path: Path, module: str, is_package: bool) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             base = _base_of(node, module, is_package)
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == PACKAGE and name != module]
+    return tuple(name for name in names if name.split(".")[0] == PACKAGE and name != module)
 
 
 def _base_of(node: ast.ImportFrom, module: str, is_package: bool) -> str:

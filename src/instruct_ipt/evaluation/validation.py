@@ -24,10 +24,14 @@ class Validation:
         root: `data/prepared`.
         settings: the `degradation` section of the parameters; noise is taken at its middle level.
         tasks: names; ``denoise-15`` is noise of one level.
+
+    Attributes:
+        samples: task -> (input, output, target) of its first crop as scored last, float32 (H, W, 3), not clipped.
     """
 
     def __init__(self, root: Path, settings: Any, tasks: Sequence[str] = TASKS) -> None:
         self.tasks = tuple(tasks)
+        self.samples: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._sets = {task: _stacks(validation_pairs(root, settings, task)) for task in tasks}
 
     def __call__(self, model: TaskModel, tasks: Sequence[str] = ()) -> dict[str, float]:
@@ -37,8 +41,10 @@ class Validation:
     def scores(self, model: TaskModel, task: str) -> list[float]:
         """PSNR in dB of each crop."""
         found = []
-        for inputs, targets in self._sets[task]:
+        for number, (inputs, targets) in enumerate(self._sets[task]):
             outputs = restore_stack(model, inputs, task)
+            if number == 0:
+                self.samples[task] = (inputs[0], outputs[0], targets[0])
             found += [psnr(out, target) for out, target in zip(outputs, targets, strict=True)]
         return found
 

@@ -28,13 +28,14 @@ def stream_of(params: Any) -> PatchStream:
 def train_arm(context: Context, model: TaskModel, name: str, strategy: str, settings: Any = None) -> None:
     """Train ``model`` by ``strategy`` and write `models/<name>`."""
     params = context.params
+    validation = Validation(PREPARED, params.degradation)
     trainer = Trainer(
         model,
         stream_of(params),
         settings or params.training,
-        validate=Validation(PREPARED, params.degradation),
+        validate=validation,
         checkpoints=context.checkpoints,
-        observe=context.tracker.metrics,
+        observe=context.tracker.watch(validation.samples),
         title=f"training {name}",
     )
     history = trainer.train(phases_of(strategy, trainer.settings.steps))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from instruct_ipt.modulation import TaskModel
     from instruct_ipt.tracking import Tracker
 
-_PROTOCOL = PROTOCOLS["rgb"]
+PROTOCOL = PROTOCOLS["rgb"]
 PER_IMAGE = ["task", "image", "psnr", "ssim"]
 
 
@@ -173,7 +173,7 @@ class _Runner:
             self.settings.model_copy(update={"batch_per_task": batch}),
             validate=lambda network: self.validation(network, tasks or self.tasks),
             checkpoints=self.job.checkpoints / part,
-            observe=self.job.tracker.metrics,
+            observe=self.job.tracker.watch(self.validation.samples),
             title=" ".join(str(self.job.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
         )
 
@@ -182,7 +182,7 @@ def _score(model: TaskModel, task: str, degradation: Any, strength: float = 1.0)
     """PSNR and SSIM of each validation image: an ablation is a choice, and a choice may not see the test images."""
     rows = []
     for pair in validation_pairs(PREPARED, degradation, task):
-        scores = _PROTOCOL.score(restore_stack(model, pair.input[None], task, strength)[0], pair.target)
+        scores = PROTOCOL.score(restore_stack(model, pair.input[None], task, strength)[0], pair.target)
         rows.append([task, pair.name, *(round(score, 6) for score in scores)])
     return pd.DataFrame(rows, columns=PER_IMAGE)
 

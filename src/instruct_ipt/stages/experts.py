@@ -49,7 +49,7 @@ def _tune(context: Context, task: str, path: Path) -> list[list]:
         settings,
         validate=lambda network: validation(network, [task]),
         checkpoints=context.checkpoints / task,
-        observe=context.tracker.metrics,
+        observe=context.tracker.watch(validation.samples),
         title=f"expert for {task}",
     )
     history = trainer.train([Phase(params.experts.steps, True, False, (task,))])

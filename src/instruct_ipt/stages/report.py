@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> None:
     """Write `report/index.html`, and beside the outputs `logs/runtime.html`, which it links to."""
-    params = {name: _plain(getattr(context.params, name)) for name in SECTIONS}
+    # Section `mlflow` changes no result.
+    params = {name: _plain(getattr(context.params, name)) for name in SECTIONS if name != "mlflow"}
     write_page(Path("."), context.out / REPORT / "index.html", params)
     # No output: it depends on the machine. `ipt runtime` writes it again, with this stage's own row.
     write_runtime(RUNTIME, RUNTIME_PAGE)
