@@ -20,7 +20,6 @@ def sync() -> int:
     view, entries = params.load().mlflow, list(runs.finished())
     try:
         with tracking.opened(view) as store:
-            store.experiments()  # an unreachable store is said, even if there is nothing to add
             return store.add_missing(entries)
     except Exception as error:
         raise InputError(tracking.unreachable(error)) from None

@@ -206,12 +206,13 @@ class Store:
     def run(self, card: Card, live: bool = True) -> Tracker:
         """The run of ``card``: one that stopped half-way goes on if ``live``, one that ended gives way to a new one."""
         experiment = self._experiment(card.experiment)
-        same = self._find(experiment, card)
-        going_on = next((run for run in same if live and run.info.status != "FINISHED"), None)
-        for run in same:
-            if run is not going_on:
-                self._client.delete_run(run.info.run_id)
-        run_id = self._begin(experiment, card, going_on)
+        with _lock():
+            same = self._find(experiment, card)
+            going_on = next((run for run in same if live and run.info.status != "FINISHED"), None)
+            for run in same:
+                if run is not going_on:
+                    self._client.delete_run(run.info.run_id)
+            run_id = self._begin(experiment, card, going_on)
         tracker = Tracker(self._client, run_id, self._view, lambda: self._make_current(experiment, card, run_id))
         tracker.describe(card)
         if live:
@@ -251,7 +252,8 @@ class Store:
 
     def _summarise(self, card: Card, metrics: Mapping[str, float]) -> None:
         experiment = self._experiment(card.experiment)
-        run_id = self._unite(experiment, card)
+        with _lock():
+            run_id = self._unite(experiment, card)
         run = self._client.get_run(run_id)
         # A float that went through the store is the same float.
         shown = [(name, value, 0) for name, value in metrics.items() if run.data.metrics.get(name) != value]
@@ -283,7 +285,8 @@ class Store:
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
-            self._experiments[name] = _experiment_id(self._client, name)
+            with _lock():
+                self._experiments[name] = _experiment_id(self._client, name)
         return self._experiments[name]
 
     def _begin(self, experiment: str, card: Card, going_on: Any) -> str:
@@ -387,8 +390,8 @@ def pages(port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def opened(view: MlflowParams | None = None) -> Iterator[Store]:
-    """The store, for one process of this machine at a time; errors are the caller's."""
-    with _quiet(), _creation_lock():
+    """The store, made if need be; errors are the caller's."""
+    with _quiet():
         # A dead server must cost seconds, not minutes; MLflow's own defaults retry for a long time.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -400,7 +403,10 @@ def opened(view: MlflowParams | None = None) -> Iterator[Store]:
         # They would report each retry and their own troubles; ours is the only line.
         for name in ("mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield Store(MlflowClient(tracking_uri=store()), view)
+        with _lock():
+            client = MlflowClient(tracking_uri=store())
+            client.search_experiments(max_results=1)
+        yield Store(client, view)
 
 
 def store() -> str:
@@ -478,7 +484,8 @@ def _metrics(values: Iterable[tuple[str, float, int]]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _creation_lock() -> Iterator[None]:
+def _lock() -> Iterator[None]:
+    """For one process of this machine at a time: making a store, an experiment or the run of a setting."""
     import fcntl
 
     folder = Path(".ipt")
