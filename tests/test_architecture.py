@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"backbone", "modulation", "adaptation", "data"},
     "analysis": {"backbone", "modulation", "adaptation", "data", "training", "evaluation"},
     "evaluation": {"backbone", "modulation", "adaptation", "data", "training", "provenance"},
+    # Of data only the bounds on what is decoded: one rule for every file that enters.
+    "restoration": {"backbone", "modulation", "instruction", "diffusion", "data"},
     # The contact sheet shows the degradations themselves; every other view reads result files.
     "report": {"data"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",

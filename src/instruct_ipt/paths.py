@@ -14,6 +14,7 @@ FIGURES = Path("figures")
 TABLES = Path("tables")
 REPORT = Path("report")
 ABLATIONS = Path("ablations")
+WEIGHTS = Path("weights")
 LOGS = Path("logs")
 RUNTIME = LOGS / "runtime.csv"
 # Rolling checkpoints and half-finished outputs; ignored by git and by DVC, safe to delete when nothing runs.
