@@ -88,9 +88,7 @@ def _parse(task: str | None, restorer: Restorer) -> Task:
     return found
 
 
-def _run(
-    planned: list[Job], restorer: Restorer, settings: Settings, jobs: int | None, as_json: bool
-) -> list[Outcome]:
+def _run(planned: list[Job], restorer: Restorer, settings: Settings, jobs: int | None, as_json: bool) -> list[Outcome]:
     """Outcomes in the order of the inputs; each is told as soon as it is there."""
     import itertools
     import threading

@@ -62,7 +62,9 @@ def test_profile_exif_and_resolution_survive_every_format(format):
                 assert again.info["dpi"] == pytest.approx((300, 300), abs=1)
 
 
-@pytest.mark.parametrize(("format", "channels"), [*(("PNG", c) for c in (1, 2, 3, 4)), *(("TIFF", c) for c in (1, 3, 4))])
+@pytest.mark.parametrize(
+    ("format", "channels"), [*(("PNG", c) for c in (1, 2, 3, 4)), *(("TIFF", c) for c in (1, 3, 4))]
+)
 def test_sixteen_bits_are_read_and_written_whole(format, channels):
     """Held against libraries of others: tifffile, and the PNG's own bytes unfiltered by hand."""
     deep = pixels(31, 23, channels, dtype="uint16")
@@ -243,4 +245,9 @@ def test_before_and_after_stand_side_by_side():
     assert both.shape == (20, 68, 3)
     assert np.abs(both[:, :30] - before[..., :3]).mean() < 4 and np.abs(both[:, 38:] - after[..., :3]).mean() < 4
     assert both[:, 32:36].min() > 240
-    assert np.asarray(Image.open(io.BytesIO(side_by_side(pixels(9, 9, dtype="uint16"), pixels(9, 9, dtype="uint16"))))).ndim == 3
+    assert (
+        np.asarray(
+            Image.open(io.BytesIO(side_by_side(pixels(9, 9, dtype="uint16"), pixels(9, 9, dtype="uint16"))))
+        ).ndim
+        == 3
+    )

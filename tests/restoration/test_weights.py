@@ -87,7 +87,9 @@ def test_a_release_of_a_replication_restores_alike_and_says_what_it_is(tmp_path)
 
 def test_weights_are_looked_for_where_they_belong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("instruct_ipt.restoration.weights.__file__", str(tmp_path / "x/y/instruct_ipt/restoration/w.py"))
+    monkeypatch.setattr(
+        "instruct_ipt.restoration.weights.__file__", str(tmp_path / "x/y/instruct_ipt/restoration/w.py")
+    )
     with pytest.raises(InputError, match="no weights in weights or models/modulation.*make repro.*ipt release"):
         Restorer.load()
     replication(tmp_path / "models")
@@ -135,7 +137,10 @@ def test_an_architecture_that_cannot_be_is_refused_before_memory_is_asked_for(tm
 
 def test_damaged_files_are_named(tmp_path):
     folder = tmp_path / "release"
-    for name, words in (("backbone", "backbone.safetensors is damaged"), ("derain", "derain.safetensors is no task pack")):
+    for name, words in (
+        ("backbone", "backbone.safetensors is damaged"),
+        ("derain", "derain.safetensors is no task pack"),
+    ):
         nets.write_release(folder)
         (folder / f"{name}.safetensors").write_bytes(b"nothing of the kind")
         with pytest.raises(InputError, match=words):
@@ -152,7 +157,12 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize("file", ["selection.json", "modulation/provenance.json"])
 def test_a_replication_without_its_records_is_refused(tmp_path, file):
     replication(tmp_path)
-    for content, words in ((b"[]", "damaged"), (b"\xff", "damaged"), (b"{}", "damaged|does not fit"), (None, "cannot be")):
+    for content, words in (
+        (b"[]", "damaged"),
+        (b"\xff", "damaged"),
+        (b"{}", "damaged|does not fit"),
+        (None, "cannot be"),
+    ):
         (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
         with pytest.raises(InputError, match=words) as refusal:
             Restorer.load(tmp_path)

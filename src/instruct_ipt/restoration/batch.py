@@ -91,8 +91,8 @@ def plan(
 ) -> list[Job]:
     """The jobs for `inputs`, which name files, folders (searched for images at any depth), patterns, or `-`.
 
-    A folder's pictures keep their place below it. A file keeps its name; its suffix changes only where another format is
-    written than it promises. `output` is a file where there is one input and its suffix says so, and else a folder.
+    A folder's pictures keep their place below it. A file keeps its name; its suffix changes only where another format
+    is written than it promises. `output` is a file where there is one input and its suffix says so, else a folder.
 
     Args:
         inputs: as given.
@@ -162,9 +162,7 @@ def _names_file(output: Path) -> bool:
     return format_of(suffix) is not None
 
 
-def _job(
-    name: str, below: Path, output: Path | None, to_file: bool, format: str | None, stdin: BinaryIO | None
-) -> Job:
+def _job(name: str, below: Path, output: Path | None, to_file: bool, format: str | None, stdin: BinaryIO | None) -> Job:
     """The job for one file; its target's suffix follows from its content."""
     source: Path | bytes = Path(name)
     try:
@@ -216,8 +214,8 @@ def run(
 ) -> Iterator[tuple[int, Outcome]]:
     """Do the jobs; yields the position and outcome of each as it is finished.
 
-    Pictures of up to one tile are restored `workers` at a time, with one thread each: they are too small to keep several
-    threads busy. Larger ones follow one after another, with all threads.
+    Pictures of up to one tile are restored `workers` at a time, with one thread each: they are too small to keep
+    several threads busy. Larger ones follow one after another, with all threads.
 
     Args:
         jobs: from `plan`.

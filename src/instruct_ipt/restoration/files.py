@@ -178,7 +178,9 @@ def _opened(source: Source) -> Iterator[Image.Image]:
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError("it is no PNG, JPEG, WebP, TIFF, BMP, GIF or PPM image, or of a kind that is not read") from None
+        raise InputError(
+            "it is no PNG, JPEG, WebP, TIFF, BMP, GIF or PPM image, or of a kind that is not read"
+        ) from None
     except PermissionError:
         raise InputError("it may not be read (permissions)") from None
     except MemoryError:

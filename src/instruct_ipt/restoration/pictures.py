@@ -46,7 +46,8 @@ class Picture:
     """One picture with what belongs to it.
 
     Attributes:
-        pixels: as stored, not turned: uint8 or uint16 (H, W) grey, or (H, W, C) with C = 2 grey and alpha, 3 RGB, 4 RGBA.
+        pixels: as stored, not turned: uint8 or uint16, (H, W) grey or (H, W, C) with C = 2 grey and alpha, 3 RGB,
+            4 RGBA.
         mode: Pillow's name for such pixels; 16-bit ones keep the name they came with.
         orientation: EXIF's, 1 to 8: how to turn the pixels for display.
         icc: colour profile of the pixels.
@@ -74,8 +75,8 @@ class Picture:
 def from_pil(image: Image.Image) -> Picture:
     """The pixels and metadata of a Pillow image.
 
-    Grey, RGB, their forms with alpha and 16-bit grey stay what they are. A palette, one bit, CMYK and YCbCr become grey or
-    RGB, a transparent colour becomes alpha: restored pixels need more colours than such an image can hold. CMYK goes
+    Grey, RGB, their forms with alpha and 16-bit grey stay what they are. A palette, one bit, CMYK and YCbCr become grey
+    or RGB, a transparent colour becomes alpha: restored pixels need more colours than such an image can hold. CMYK goes
     through its colour profile where it has one.
 
     Raises:

@@ -21,7 +21,7 @@ from .tiling import Span, blend, spans
 from .weights import find_weights, load_model
 
 DEFAULT_TILE = 768
-"""Pixels. Larger tiles see more of the image at once and repeat less of it in overlaps; memory grows with their area."""
+"""Pixels. Larger tiles see more of the image at once and repeat less of it; memory grows with their area."""
 OVERLAP = 64
 """Pixels that neighbouring tiles share, at least: half of them fade, a quarter on either side is dropped."""
 
@@ -35,8 +35,8 @@ AnyImage = TypeVar("AnyImage", np.ndarray, Image.Image, Tensor)
 class Restorer:
     """Restores images with one network; build it with `load`.
 
-    Images may have any size: those larger than a tile are restored in overlapping tiles, whose results are blended on the
-    CPU. The network is folded: it costs what the plain backbone costs. Several threads may restore at once.
+    Images may have any size: those larger than a tile are restored in overlapping tiles, whose results are blended on
+    the CPU. The network is folded: it costs what the plain backbone costs. Several threads may restore at once.
 
     Args:
         model: a modulated backbone of this package; it is not changed.
@@ -129,7 +129,8 @@ class Restorer:
                   device, to which the result goes back.
             task: what to remove.
             strength: in [0, 1.5]; scales the task's part of the weights. 0 is the bare backbone, which is no identity.
-            tile: side of the tiles in pixels, at least `min_tile`; None takes `DEFAULT_TILE`, 0 the whole image at once.
+            tile: side of the tiles in pixels, at least `min_tile`; None takes `DEFAULT_TILE`, 0 the whole image at
+                once.
             progress: called after each tile.
 
         Raises:
@@ -219,7 +220,7 @@ def _as_float(values: np.ndarray, top: float) -> np.ndarray:
 
 
 def _corrected(values: np.ndarray, correction: np.ndarray, top: float) -> np.ndarray:
-    """`values` plus `correction` in the type of `values`, clipped to its range and rounded where it is one of integers."""
+    """`values` plus `correction` in the type of `values`: clipped to its range, and rounded to integers."""
     if not np.isfinite(correction).all():
         raise InputError("the network's answer is not finite: the weights are damaged, or too strong for this image")
     if values.dtype.kind == "f":

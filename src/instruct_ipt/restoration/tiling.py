@@ -39,9 +39,9 @@ class Span:
 def spans(length: int, tile: int, overlap: int, period: int) -> list[Span]:
     """Cut an axis of `length` pixels into tiles of at most `tile` that overlap by at least `overlap`.
 
-    Tiles start at multiples of `period`, so that windows and grids inside the network lie as they do in the whole image.
-    The first and last `overlap / 4` pixels of an overlap are dropped, at least: a network that looks no further than that
-    gives what it gives on the whole image.
+    Tiles start at multiples of `period`, so that windows and grids inside the network lie as they do in the whole
+    image. At least the first and last `overlap / 4` pixels of an overlap are dropped: a network that looks no further
+    than that gives what it gives on the whole image.
 
     Args:
         length: >= 1.

@@ -210,18 +210,19 @@ def _card(model: Modulated, params: Mapping[str, Any], metrics: Mapping[str, Any
             f"One restoration network for {', '.join(model.tasks)}, by low-rank weight modulation (Instruct-IPT, arXiv",
             "2407.00676). Written by `ipt release`; used by `ipt restore`.",
             "",
-            f"- Backbone: kind `{backbone['kind']}`, preset `{backbone['preset']}`; {total:,} parameters with the biases"
-            f" of all tasks, {metrics['params_per_task']:,.0f} of them per task.",
-            f"- Training: profile `{params['profile']}`, seed {params['seed']}, {metrics['steps']:,} steps, backbone and"
-            " biases at once, on the damage that each pack's header describes.",
+            f"- Backbone: kind `{backbone['kind']}`, preset `{backbone['preset']}`; {total:,} parameters with the"
+            f" biases of all tasks, {metrics['params_per_task']:,.0f} of them per task.",
+            f"- Training: profile `{params['profile']}`, seed {params['seed']}, {metrics['steps']:,} steps, backbone"
+            " and biases at once, on the damage that each pack's header describes.",
             "- Files: `backbone.safetensors` and one pack per task. Nothing in them is executed on loading.",
             "",
             "| task | PSNR on the validation images, dB |",
             "|---|---:|",
             *rows,
             "",
-            "Trained on synthetic damage: real photographs differ from it, and a small profile shows that the machinery",
-            "works, not how good the method can be. Not for evidence or diagnosis: restored detail is an estimate.",
+            "Trained on synthetic damage: real photographs differ from it, and a small profile shows that the",
+            "machinery works, not how good the method can be. Not for evidence or diagnosis: restored detail is an",
+            "estimate.",
             "Code: Apache-2.0. The training images keep their own terms.",
             "",
         ]
