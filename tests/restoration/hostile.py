@@ -118,7 +118,7 @@ def hopeless() -> list[File]:
     """Files that hold no one picture."""
     first, second = (Image.fromarray(picture(seed)) for seed in (7, 8))
     several = {"save_all": True, "append_images": [second]}
-    bomb = struct.pack("<I", BOMB)
+    bomb, side = struct.pack("<I", BOMB), struct.pack("<H", BOMB)
     bitmap = b"BM" + bytes(8) + struct.pack("<II", 54, 40) + bomb + bomb + struct.pack("<HH", 1, 24) + bytes(24)
     tags = [(256, 4, BOMB), (257, 4, BOMB), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, BOMB)]
     directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -128,7 +128,7 @@ def hopeless() -> list[File]:
         "bomb.bmp": bitmap,
         "bomb.tif": b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4),
         "bomb.ppm": f"P6 {BOMB} {BOMB} 255\n".encode(),
-        "bomb.gif": b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x00\x00\x00,",
+        "bomb.gif": b"GIF89a" + side * 2 + bytes(3) + b"," + bytes(4) + side * 2 + b"\0\2\0;",
         "text.png": b"Dear Sir or Madam,\nplease find enclosed my holiday picture.\n",
         "text.jpg": "\ufeffein Brief".encode(),
         "page.png": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",

@@ -44,6 +44,11 @@ class Job:
     problem: str | None = None
 
     @property
+    def renamed(self) -> bool:
+        """Whether the output has another name than the input."""
+        return self.target is not None and self.target.name != Path(self.name).name
+
+    @property
     def comparison(self) -> Path | None:
         """Where the side-by-side picture goes."""
         return self.target and self.target.with_name(f"{self.target.stem}-compare.jpg")
@@ -92,7 +97,8 @@ def plan(
     """The jobs for `inputs`, which name files, folders (searched for images at any depth), patterns, or `-`.
 
     A folder's pictures keep their place below it. A file keeps its name; its suffix changes only where another format
-    is written than it promises. `output` is a file where there is one input and its suffix says so, else a folder.
+    is written than it promises, and where that name is taken, a suffix is added. `output` is a file where there is one
+    input and its suffix says so, else a folder.
 
     Args:
         inputs: as given.
@@ -120,11 +126,12 @@ def plan(
         raise InputError(f"a picture from standard input needs a file name; {output} is none")
     elif not to_file and Path(output).is_file():
         raise InputError(f"{output} is a file that is no picture; name a folder")
-    jobs: list[Job] = []
+    folder = None if output == STREAM else Path(output)
+    jobs = [_job(name, below, folder, to_file, format, stdin) for name, below in found]
     taken: dict[Path, str] = {}
-    for name, below in found:
-        job = _job(name, below, None if output == STREAM else Path(output), to_file, format, stdin)
-        jobs.append(_checked(job, taken, settings))
+    # Those that keep their names come first: a damaged a.bmp must not take the place of a.png.
+    for index in sorted(range(len(jobs)), key=lambda index: jobs[index].renamed):
+        jobs[index] = _checked(jobs[index], taken, settings)
     return jobs
 
 
@@ -186,9 +193,11 @@ def _renamed(below: Path, format: str) -> Path:
 
 
 def _checked(job: Job, taken: dict[Path, str], settings: Settings) -> Job:
-    """The job, with a problem where what it would write is there already or is written by another one."""
+    """The job; with a longer name, or a problem, where what it would write is there or is written by another one."""
     if job.problem or job.target is None:
         return job
+    if job.target in taken and job.renamed:
+        job = replace(job, target=job.target.with_name(Path(job.name).name + job.target.suffix))
     for path in (job.target, job.comparison) if settings.compare else (job.target,):
         if path in taken:
             return replace(job, problem=f"{path} is written for {taken[path]} already; restore them into two folders")
