@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from instruct_ipt.backbone import UShapeConfig
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import Modulated, check_strength
 
 from .arrays import Adopted, adopt
-from .tiling import Span, blend, spans
+from .tiling import Span, blend
+from .tiling import spans as cut
 from .weights import find_weights, load_model
 
 DEFAULT_TILE = 768
@@ -102,7 +104,7 @@ class Restorer:
         """
         self.task_weights(task)
         _strength(strength)
-        self._spans(1, tile)
+        self.spans(1, tile)
 
     def restore(
         self,
@@ -138,7 +140,7 @@ class Restorer:
         """
         weights = tuple(self.task_weights(task).values())
         adopted = adopt(image)
-        rows, columns = (self._spans(length, tile) for length in adopted.colour.shape[1:3])
+        rows, columns = (self.spans(length, tile) for length in adopted.colour.shape[1:3])
         network = self._network(weights, strength)
         result = np.empty_like(adopted.colour, order="C")
         with torch.inference_mode():
@@ -148,26 +150,32 @@ class Restorer:
         return adopted.finish(result)
 
     @property
+    def config(self) -> UShapeConfig:
+        """Shape of the backbone."""
+        return self._model.backbone.config
+
+    @property
     def min_tile(self) -> int:
         """The smallest side of a tile: an overlap, and the distance after which the network's windows repeat."""
         return OVERLAP + self._period
 
     def tiles(self, height: int, width: int, tile: int | None = None) -> int:
         """How many tiles an image of `height` x `width` pixels is restored in."""
-        return len(self._spans(height, tile)) * len(self._spans(width, tile))
+        return len(self.spans(height, tile)) * len(self.spans(width, tile))
 
     @property
     def _period(self) -> int:
         """Images moved by this many pixels fall on the same windows and grids."""
-        config = self._model.backbone.config
+        config = self.config
         window, stride = getattr(config, "window", 1), getattr(config, "stride", 1)
         return math.lcm(config.multiple * window, config.stem_stride * stride)
 
-    def _spans(self, length: int, tile: int | None) -> list[Span]:
+    def spans(self, length: int, tile: int | None = None) -> list[Span]:
+        """The tiles along an axis of `length` pixels; `tile` as in `restore`."""
         tile = DEFAULT_TILE if tile is None else tile
         if tile != 0 and tile < self.min_tile:
             raise InputError(f"tile is {tile}; allowed: 0 (none), or at least {self.min_tile} pixels for this network")
-        return spans(length, tile or length, OVERLAP, self._period)
+        return cut(length, tile or length, OVERLAP, self._period)
 
     def _network(self, weights: tuple[float, ...], strength: float) -> nn.Module:
         """The backbone with task and branches folded in; the last one is kept."""

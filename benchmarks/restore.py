@@ -1,0 +1,267 @@
+"""What restoring costs, and what tiles do to it: memory, time, seams, and the dependence on the tile.
+
+    python -m benchmarks.restore --weights models/modulation
+
+Needs a finished replication or a release. Takes a quarter of an hour on two quiet cores. Writes `restore.json` beside
+this file and the block of figures in `docs/restore.md`.
+
+The pictures are the bundled test photographs, mirrored into a mosaic where more pixels are needed and then damaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from instruct_ipt import params
+from instruct_ipt.backbone import KINDS, build_backbone
+from instruct_ipt.data.degradations import degrade_named
+from instruct_ipt.data.images import read_image, to_bytes, to_float
+from instruct_ipt.data.photographs import BUNDLED, locate
+from instruct_ipt.restoration import DEFAULT_TILE, Restorer
+from instruct_ipt.restoration.batch import Settings, plan, run
+from instruct_ipt.restoration.tiling import Span
+from instruct_ipt.tasks import TASKS
+
+from .__main__ import write
+
+RESULTS = Path(__file__).parent / "restore.json"
+PAGE = Path(__file__).parents[1] / "docs" / "restore.md"
+START, END = "<!-- measured: written by `python -m benchmarks.restore` -->", "<!-- /measured -->"
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+THREADS = 2
+SIZES = ((6000, 4000, None), (3000, 2000, 512), (3000, 2000, None), (3000, 2000, 1024), (3000, 2000, 1536))
+TILES = (256, 512, DEFAULT_TILE, 0)
+PRESETS = ("quick", "small", "base")
+SMALL, SIDE, ROUNDS = 48, 256, 3
+LIMIT_MIB = 3 * 1024
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """The bundled test photographs, uint8 (H, W, 3)."""
+    return {photo.name: read_image(locate(photo)) for photo in BUNDLED if photo.split == "test"}
+
+
+def mosaic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`image` mirrored at its edges until it fills (height, width, 3)."""
+    rows, columns = -(-height // image.shape[0]), -(-width // image.shape[1])
+    strip = np.concatenate([image[:, ::-1] if i % 2 else image for i in range(columns)], axis=1)
+    return np.concatenate([strip[::-1] if i % 2 else strip for i in range(rows)])[:height, :width]
+
+
+def costs(weights: Path) -> list[dict[str, Any]]:
+    """Time and peak memory of `ipt restore` on large photographs, each in a process of its own."""
+    rows = []
+    image = photographs()["flower"]
+    with TemporaryDirectory() as folder:
+        for width, height, tile in SIZES:
+            source, target = Path(folder, f"{width}.jpg"), Path(folder, "out.jpg")
+            Image.fromarray(mosaic(image, height, width)).save(source, quality=95)
+            command = [sys.executable, "-m", "instruct_ipt", "restore", source, "-o", target, "--force", "-t", "derain"]
+            command += ["--weights", weights, *(["--tile", str(tile)] if tile else [])]
+            begun = time.perf_counter()
+            process = subprocess.Popen(
+                [str(part) for part in command], env=os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"restoring {width} x {height} failed")
+            seconds, peak = time.perf_counter() - begun, usage.ru_maxrss / 1024
+            print(f"{width} x {height}, tile {tile or DEFAULT_TILE}: {seconds:.0f} s, {peak:.0f} MiB", flush=True)
+            rows.append(
+                {"width": width, "height": height, "tile": tile or DEFAULT_TILE, "seconds": seconds, "mib": peak}
+            )
+    return rows
+
+
+def working_bytes(preset: str, side: int) -> float:
+    """Peak memory of this process after one pass over a tile of `side` pixels, less that before it, per pixel."""
+    torch.set_num_threads(THREADS)
+    network = build_backbone(preset).fold().eval()
+    with torch.inference_mode():
+        network(torch.rand(1, 3, 32, 32))
+        before = _peak()
+        network(torch.rand(1, 3, side, side))
+    return (_peak() - before) / side**2
+
+
+def _peak() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tile_memory() -> dict[str, float]:
+    """Preset -> bytes per pixel of a tile, each measured in a process of its own."""
+    found = {}
+    for preset in PRESETS:
+        side = 512 if preset == "base" else 1024
+        code = f"from benchmarks.restore import working_bytes; print(working_bytes({preset!r}, {side}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        found[preset] = float(done.stdout)
+        print(f"{preset}: {found[preset]:.0f} bytes per pixel of a tile", flush=True)
+    return found
+
+
+def step_ratio(image: np.ndarray, spans: list[Span]) -> float:
+    """Mean step between neighbouring columns of (H, W) where one tile fades into the next, over that elsewhere."""
+    steps = np.abs(np.diff(image.astype(np.float64), axis=1)).mean(axis=0)
+    ramp = np.zeros(len(steps), bool)
+    for before, after in zip(spans, spans[1:], strict=False):
+        ramp[after.first - 1 : before.last] = True
+    return float(steps[ramp].mean() / steps[~ramp].mean())
+
+
+def tiles(restorer: Restorer) -> list[dict[str, Any]]:
+    """PSNR on each tile size, distance from the untiled result, and the steps across borders against those inside."""
+    settings = params.load(PARAMS, "quick").degradation
+    rows = []
+    for task in TASKS:
+        found: dict[int, list[tuple[float, float, float]]] = {tile: [] for tile in TILES}
+        for name, image in photographs().items():
+            clean = mosaic(image, 2 * image.shape[0], 2 * image.shape[1])
+            given = to_bytes(degrade_named(task, to_float(clean), name, settings))
+            results = {tile: restorer.restore(given, task, tile=tile).astype(np.float64) for tile in TILES}
+            whole = results[0]
+            for tile, result in results.items():
+                psnr = 10 * math.log10(255**2 / ((result - clean) ** 2).mean())
+                found[tile].append((psnr, float(np.abs(result - whole).mean()), _seam(restorer, result, whole, tile)))
+        for tile, values in found.items():
+            psnr, away, seam = (float(column) for column in np.mean(values, axis=0))
+            rows.append({"task": task, "tile": tile, "psnr": psnr, "away": away, "seam": seam})
+            print(f"{task} tile {tile}: {psnr:.2f} dB, {away:.2f} levels from whole, seam {seam:.3f}", flush=True)
+    return rows
+
+
+def _seam(restorer: Restorer, result: np.ndarray, whole: np.ndarray, tile: int) -> float:
+    """`step_ratio` of a tiled result over that of the untiled one, which has no borders; both axes together."""
+    if tile == 0:
+        return 1.0
+    grey, reference = result.mean(axis=2), whole.mean(axis=2)
+    ratios = []
+    for a, b in ((grey, reference), (grey.T, reference.T)):
+        spans = restorer.spans(a.shape[1], tile)
+        if len(spans) > 1:
+            ratios.append(step_ratio(a, spans) / step_ratio(b, spans))
+    return float(np.mean(ratios))
+
+
+def batch(restorer: Restorer) -> dict[str, float]:
+    """Seconds for many small pictures, one at a time with all threads and several at a time with one thread each."""
+    image = photographs()["coffee"]
+    rng = np.random.default_rng(0)
+    taken: dict[int, list[float]] = {1: [], THREADS: []}
+    with TemporaryDirectory() as folder:
+        source = Path(folder, "in")
+        source.mkdir()
+        for index in range(SMALL):
+            y, x = (int(rng.integers(0, side - SIDE)) for side in image.shape[:2])
+            Image.fromarray(image[y : y + SIDE, x : x + SIDE]).save(source / f"{index}.png")
+        settings = Settings("denoise", force=True)
+        torch.set_num_threads(THREADS)
+        for _ in range(ROUNDS):
+            for workers, seconds in taken.items():
+                jobs = plan([str(source)], str(Path(folder, "out")), None, settings)
+                begun = time.perf_counter()
+                outcomes = list(run(jobs, restorer, settings, workers))
+                seconds.append(time.perf_counter() - begun)
+                assert len(outcomes) == SMALL and all(outcome.error is None for _, outcome in outcomes)
+    ratios = [one / many for one, many in zip(*taken.values(), strict=True)]
+    found = {"single": median(taken[1]), "several": median(taken[THREADS]), "ratio": median(ratios)}
+    print(f"{SMALL} small pictures: {found}", flush=True)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, beside the code."""
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"cpu": cpu, "threads": THREADS, "load": os.getloadavg()[0], **versions}
+
+
+def block(kept: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    where = kept["machine"]
+    largest = max(row["mib"] for row in kept["costs"])
+    lines = [
+        "| photograph | megapixels | tile | seconds | peak memory, MiB |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in kept["costs"]:
+        pixels = row["width"] * row["height"] / 1e6
+        size = f"{row['width']} x {row['height']}"
+        lines.append(f"| {size} | {pixels:.0f} | {row['tile']} | {row['seconds']:.0f} | {row['mib']:.0f} |")
+    verdict = "within" if largest <= LIMIT_MIB else "**beyond**"
+    lines += [
+        "",
+        f"JPEG to JPEG by `ipt restore`, backbone `{kept['preset']}`, {where['threads']} threads; the largest is"
+        f" {verdict} the bound of {LIMIT_MIB / 1024:.0f} GiB.",
+        "",
+        "| backbone | bytes per pixel of a tile (K) | at the default tile, MiB |",
+        "|---|---:|---:|",
+    ]
+    for preset, size in kept["tile_memory"].items():
+        lines.append(f"| `{preset}` | {size:.0f} | {size * DEFAULT_TILE**2 / 2**20:.0f} |")
+    names = [("whole" if tile == 0 else str(tile)) for tile in TILES]
+    cells = {(row["task"], row["tile"]): row for row in kept["tiles"]}
+    for key, title, form in (
+        ("psnr", "PSNR, dB, on tiles of", "{:.2f}"),
+        ("away", "mean distance from the whole image's result, in levels of 255", "{:.2f}"),
+        ("seam", "steps across borders over steps inside", "{:.3f}"),
+    ):
+        shown = [(tile, name) for tile, name in zip(TILES, names, strict=True) if key == "psnr" or tile]
+        lines += ["", f"| {title} | {' | '.join(name for _, name in shown)} |", "|---|" + "---:|" * len(shown)]
+        for task in TASKS:
+            values = " | ".join(form.format(cells[task, tile][key]) for tile, _ in shown)
+            lines.append(f"| {task} | {values} |")
+    many = kept["batch"]
+    lines += [
+        "",
+        f"{SMALL} pictures of {SIDE} x {SIDE}: {many['single']:.1f} s one after another with {where['threads']}"
+        f" threads, {many['several']:.1f} s with {where['threads']} at a time, {many['ratio']:.2f} times as fast (median"
+        f" of {ROUNDS} pairs).",
+        "",
+        f"{where['cpu']}, load {where['load']:.1f} when it began (other work ran beside it where that is above 1);"
+        f" python {where['python']}, torch {where['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def page(text: str, kept: dict[str, Any]) -> str:
+    """`text` with its block of figures replaced."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{block(kept)}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Measure all, keep it, and write it into the docs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.restore", description=__doc__.partition("\n")[0])
+    parser.add_argument("--weights", type=Path, default=Path("models/modulation"), help="a replication's or a release")
+    weights = parser.parse_args().weights
+    kept: dict[str, Any] = {"machine": machine()}
+    torch.set_num_threads(THREADS)
+    restorer = Restorer.load(weights, "cpu")
+    presets = {name: config for family in KINDS.values() for name, config in family.items()}
+    kept["preset"] = next(name for name, config in presets.items() if config == restorer.config)
+    kept["costs"], kept["tile_memory"] = costs(weights), tile_memory()
+    kept["tiles"], kept["batch"] = tiles(restorer), batch(restorer)
+    write(RESULTS, json.dumps(kept, indent=2) + "\n")
+    write(PAGE, page(PAGE.read_text(encoding="utf-8"), kept))
+
+
+if __name__ == "__main__":
+    main()
