@@ -232,8 +232,8 @@ def block(kept: dict[str, Any]) -> str:
     lines += [
         "",
         f"{SMALL} pictures of {SIDE} x {SIDE}: {many['single']:.1f} s one after another with {where['threads']}"
-        f" threads, {many['several']:.1f} s with {where['threads']} at a time, {many['ratio']:.2f} times as fast (median"
-        f" of {ROUNDS} pairs).",
+        f" threads, {many['several']:.1f} s with {where['threads']} at a time, {many['ratio']:.2f} times as fast"
+        f" (median of {ROUNDS} pairs).",
         "",
         f"{where['cpu']}, load {where['load']:.1f} when it began (other work ran beside it where that is above 1);"
         f" python {where['python']}, torch {where['torch']}.",
@@ -255,8 +255,8 @@ def main() -> None:
     kept: dict[str, Any] = {"machine": machine()}
     torch.set_num_threads(THREADS)
     restorer = Restorer.load(weights, "cpu")
-    presets = {name: config for family in KINDS.values() for name, config in family.items()}
-    kept["preset"] = next(name for name, config in presets.items() if config == restorer.config)
+    presets = (config for family in KINDS.values() for config in family.items())
+    kept["preset"] = next(name for name, config in presets if config == restorer.config)
     kept["costs"], kept["tile_memory"] = costs(weights), tile_memory()
     kept["tiles"], kept["batch"] = tiles(restorer), batch(restorer)
     write(RESULTS, json.dumps(kept, indent=2) + "\n")

@@ -37,6 +37,7 @@ def photo(path: Path, seed: int = 0, format: str | None = None) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_two_hundred_hostile_files(weights, tmp_path):
     """What can be restored is; the rest is named, with no traceback and no output."""
     files = hostile.write_all(tmp_path / "in")

@@ -189,9 +189,13 @@ def test_cmyk_goes_through_its_profile_or_without(tmp_path):
     colour = Image.fromarray(pixels(20, 30, 3))
     for profile in (None, b"no profile"):
         options = {"icc_profile": profile} if profile else {}
-        picture = read(saved(colour.convert("CMYK"), "JPEG", quality=95, **options))
-        assert picture.mode == "RGB" and picture.icc is None
-        assert np.abs(picture.pixels.astype(int) - pixels(20, 30, 3)).mean() < 6
+        for content in (
+            saved(colour.convert("CMYK"), "JPEG", quality=95, **options),
+            saved(colour.convert("CMYK"), "TIFF", **options),
+        ):
+            picture = read(content)
+            assert picture.mode == "RGB" and picture.icc is None
+            assert np.abs(picture.pixels.astype(int) - pixels(20, 30, 3)).mean() < 6
 
 
 def test_a_phone_s_jpeg_with_a_second_picture_is_its_first():

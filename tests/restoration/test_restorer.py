@@ -136,6 +136,7 @@ def test_a_turned_picture_is_restored_as_displayed_and_returned_as_stored(orient
     np.testing.assert_allclose(added, np.linspace(0, 0.2, len(added)) * 255, atol=0.6)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_block_is_carried_along():
     stored = Image.fromarray(values((8, 8, 3), "uint8"))
     stored.info["exif"] = b"Exif\x00\x00MM\x00*\xff\xff\xff\xff"

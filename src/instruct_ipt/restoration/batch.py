@@ -141,15 +141,15 @@ def _find(name: str, output: Path) -> list[tuple[str, Path]]:
         return [(name, Path(name))]
     path = Path(name)
     if path.is_dir():
-        own = output.resolve()
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _LISTED and p.is_file())
-        # What an earlier run wrote into a folder inside of this one is not restored again.
-        inside = own != path.resolve()
-        files = [p for p in files if not (inside and p.resolve().is_relative_to(own))]
-        hidden = [p for p in files if any(part.startswith(".") for part in p.relative_to(path).parts)]
-        if not set(files) - set(hidden):
+        places = [(p, p.relative_to(path)) for p in files]
+        places = [(p, place) for p, place in places if not any(part.startswith(".") for part in place.parts)]
+        if (own := output.resolve()) != path.resolve():
+            # What an earlier run wrote into a folder inside of this one is not restored again.
+            places = [(p, place) for p, place in places if not p.resolve().is_relative_to(own)]
+        if not places:
             raise InputError(f"{name} holds no images ({', '.join(sorted(_LISTED))})")
-        return [(str(p), p.relative_to(path)) for p in files if p not in hidden]
+        return [(str(p), place) for p, place in places]
     if not path.exists() and glob.has_magic(name):
         matches = [p for p in sorted(glob.glob(name, recursive=True)) if Path(p).is_file()]
         if not matches:

@@ -79,13 +79,14 @@ def read(source: Source) -> Picture:
             return _deep(_decode_png(_content(source)), image)
         if image.format == "TIFF" and _tiff_is_deep(image):
             return _deep(_decode_tiff(source), image)
-        facts = metadata_of(image)
+        stored = metadata_of(image)
         image.load()
         picture = from_pil(image)
         if image.format != "TIFF":
             return picture
         # Pillow has turned it, and forgotten by how much.
-        return replace(picture, **facts).with_upright(picture.pixels)
+        turned = replace(picture, orientation=stored["orientation"], exif=stored["exif"])
+        return turned.with_upright(picture.pixels)
 
 
 def encode(picture: Picture, format: str) -> bytes:

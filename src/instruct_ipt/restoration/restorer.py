@@ -25,7 +25,7 @@ from .weights import find_weights, load_model
 DEFAULT_TILE = 768
 """Pixels. Larger tiles see more of the image at once and repeat less of it; memory grows with their area."""
 OVERLAP = 64
-"""Pixels that neighbouring tiles share, at least: half of them fade, a quarter on either side is dropped."""
+"""Pixels that neighbouring tiles share, at least. On half as many one fades into the other; the rest is dropped."""
 
 Task = str | Mapping[str, float] | Sequence[float]
 """A task's name, weights by name (those left out are 0), or one weight per task in the order of `Restorer.tasks`."""

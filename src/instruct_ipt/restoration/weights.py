@@ -201,7 +201,8 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
 
 def _card(model: Modulated, params: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """The model card: what it is, how it was made, what it reached, where it ends."""
-    rows = [f"| {task} | {psnr:.2f} |" for task, psnr in metrics["validation_psnr"].items()]
+    reached = metrics["validation_psnr"]
+    rows = [f"| {task} | {reached[task]:.2f} |" for task in model.tasks]
     backbone, total = params["backbone"], metrics["params_total"]
     return "\n".join(
         [
