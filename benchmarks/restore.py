@@ -15,9 +15,11 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -32,6 +34,7 @@ from instruct_ipt.backbone import KINDS, build_backbone
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.data.images import read_image, to_bytes, to_float
 from instruct_ipt.data.photographs import BUNDLED, locate
+from instruct_ipt.modulation import RankRule, modulate
 from instruct_ipt.restoration import DEFAULT_TILE, Restorer
 from instruct_ipt.restoration.batch import Settings, plan, run
 from instruct_ipt.restoration.tiling import Span
@@ -46,7 +49,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 THREADS = 2
 SIZES = ((6000, 4000, None), (3000, 2000, 512), (3000, 2000, None), (3000, 2000, 1024), (3000, 2000, 1536))
 TILES = (256, 512, DEFAULT_TILE, 0)
-PRESETS = ("quick", "small", "base")
+PRESETS = {"quick": 768, "small": 256, "base": 192}
 SMALL, SIDE, ROUNDS = 48, 256, 3
 LIMIT_MIB = 3 * 1024
 
@@ -88,29 +91,29 @@ def costs(weights: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def working_bytes(preset: str, side: int) -> float:
-    """Peak memory of this process after one pass over a tile of `side` pixels, less that before it, per pixel."""
+def working_bytes(preset: str, tile: int) -> float:
+    """Bytes per pixel of a tile that restoring takes beside the picture and the row of tiles, in this fresh process.
+
+    Nine tiles of several sizes, since what the allocator cannot give back between them is part of what it costs.
+    """
     torch.set_num_threads(THREADS)
-    network = build_backbone(preset).fold().eval()
-    with torch.inference_mode():
-        network(torch.rand(1, 3, 32, 32))
-        before = _peak()
-        network(torch.rand(1, 3, side, side))
-    return (_peak() - before) / side**2
+    network = modulate(build_backbone(preset), TASKS, ["tail.bias"], RankRule("full"))
+    restorer, side = Restorer(network, "cpu"), 5 * tile // 2
+    restorer.restore(np.zeros((32, 32, 3), np.uint8), "derain")
+    before, image = _peak(), np.zeros((side, side, 3), np.uint8)
+    restorer.restore(image, "derain", tile=tile)
+    return (_peak() - before - 2 * image.nbytes - 24 * side * tile) / tile**2
 
 
 def _peak() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def tile_memory() -> dict[str, float]:
     """Preset -> bytes per pixel of a tile, each measured in a process of its own."""
     found = {}
-    for preset in PRESETS:
-        side = 512 if preset == "base" else 1024
-        code = f"from benchmarks.restore import working_bytes; print(working_bytes({preset!r}, {side}))"
+    for preset, tile in PRESETS.items():
+        code = f"from benchmarks.restore import working_bytes; print(working_bytes({preset!r}, {tile}))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         found[preset] = float(done.stdout)
         print(f"{preset}: {found[preset]:.0f} bytes per pixel of a tile", flush=True)
@@ -186,6 +189,14 @@ def batch(restorer: Restorer) -> dict[str, float]:
     return found
 
 
+PARTS: dict[str, Callable[[Restorer, Path], Any]] = {
+    "costs": lambda restorer, weights: costs(weights),
+    "tile_memory": lambda restorer, weights: tile_memory(),
+    "tiles": lambda restorer, weights: tiles(restorer),
+    "batch": lambda restorer, weights: batch(restorer),
+}
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on, beside the code."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
@@ -235,7 +246,7 @@ def block(kept: dict[str, Any]) -> str:
         f" threads, {many['several']:.1f} s with {where['threads']} at a time, {many['ratio']:.2f} times as fast"
         f" (median of {ROUNDS} pairs).",
         "",
-        f"{where['cpu']}, load {where['load']:.1f} when it began (other work ran beside it where that is above 1);"
+        f"{where['cpu']}, load {where['load']:.1f} when it last began (above 1, other work ran beside it);"
         f" python {where['python']}, torch {where['torch']}.",
     ]
     return "\n".join(lines)
@@ -248,19 +259,24 @@ def page(text: str, kept: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure all, keep it, and write it into the docs."""
+    """Measure the parts named on the command line (all without a name), keep them, and write them into the docs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restore", description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(PARTS)}; all without a name")
     parser.add_argument("--weights", type=Path, default=Path("models/modulation"), help="a replication's or a release")
-    weights = parser.parse_args().weights
-    kept: dict[str, Any] = {"machine": machine()}
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept["machine"] = machine()
     torch.set_num_threads(THREADS)
-    restorer = Restorer.load(weights, "cpu")
+    restorer = Restorer.load(arguments.weights, "cpu")
     presets = (config for family in KINDS.values() for config in family.items())
     kept["preset"] = next(name for name, config in presets if config == restorer.config)
-    kept["costs"], kept["tile_memory"] = costs(weights), tile_memory()
-    kept["tiles"], kept["batch"] = tiles(restorer), batch(restorer)
-    write(RESULTS, json.dumps(kept, indent=2) + "\n")
-    write(PAGE, page(PAGE.read_text(encoding="utf-8"), kept))
+    for part in arguments.parts or PARTS:
+        kept[part] = PARTS[part](restorer, arguments.weights)
+        write(RESULTS, json.dumps(kept, indent=2) + "\n")
+    if kept.keys() >= PARTS.keys():
+        write(PAGE, page(PAGE.read_text(encoding="utf-8"), kept))
 
 
 if __name__ == "__main__":
