@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,26 @@ def test_a_turned_picture_is_restored_as_displayed_and_returned_as_stored(orient
     shown = np.asarray(ImageOps.exif_transpose(found)).astype(np.float64)
     added = (shown - seen).mean(axis=(1, 2))
     np.testing.assert_allclose(added, np.linspace(0, 0.2, len(added)) * 255, atol=0.6)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_an_opened_file_is_turned_once(format):
+    """Pillow itself turns a TIFF when it decodes it, and no other file."""
+    exif = Image.Exif()
+    exif[274] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (44, 30), (100, 100, 100)).save(stream, format, exif=exif)
+    found = restorer(Upright()).restore(Image.open(stream), "derain")
+    shown = np.asarray(ImageOps.exif_transpose(found)).astype(np.float64)
+    assert shown.shape == (44, 30, 3)
+    np.testing.assert_allclose(shown.mean(axis=(1, 2)), 100 + np.linspace(0, 0.2, 44) * 255, atol=0.6)
+
+
+def test_a_damaged_file_behind_a_pillow_image_is_refused():
+    stream = io.BytesIO()
+    Image.fromarray(values((60, 60, 3), "uint8")).save(stream, "PNG")
+    with pytest.raises(InputError, match="it is damaged"):
+        tiny_restorer().restore(Image.open(io.BytesIO(stream.getvalue()[:4000])), "derain")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -80,8 +80,14 @@ def from_pil(image: Image.Image) -> Picture:
     through its colour profile where it has one.
 
     Raises:
-        InputError: floating-point or Lab values, a transparent value in 16-bit grey, or 32-bit values beyond 16 bits.
+        InputError: floating-point or Lab values, a transparent value in 16-bit grey, 32-bit values beyond 16 bits, or a
+            file behind it that cannot be decoded.
     """
+    try:
+        # First, for Pillow turns a TIFF on decoding it, and only then says that it is upright.
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
     facts = metadata_of(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Picture(_deep_grey(image), image.mode, **facts)
