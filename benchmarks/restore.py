@@ -201,55 +201,68 @@ def machine() -> dict[str, Any]:
     """What the figures depend on, beside the code."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"cpu": cpu, "threads": THREADS, "load": os.getloadavg()[0], **versions}
+    return {"cpu": cpu, "threads": THREADS, **versions}
 
 
 def block(kept: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    where = kept["machine"]
-    largest = max(row["mib"] for row in kept["costs"])
-    lines = [
-        "| photograph | megapixels | tile | seconds | peak memory, MiB |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    """The figures as Markdown; parts that were not measured are left out."""
+    parts = {"costs": _costs_shown, "tile_memory": _memory_shown, "tiles": _tiles_shown, "batch": _batch_shown}
+    shown = [parts[part](kept) for part in parts if part in kept]
+    where, loads = kept["machine"], ", ".join(f"{part} {load:.1f}" for part, load in kept["load"].items())
+    shown.append(f"{where['cpu']}, {where['threads']} threads; python {where['python']}, torch {where['torch']}.")
+    if loads:
+        shown.append(f"Load when each part began (above 1, other work ran beside it and slowed it): {loads}.")
+    if "note" in kept:
+        shown.append(kept["note"])
+    return "\n\n".join(shown)
+
+
+def _costs_shown(kept: dict[str, Any]) -> str:
+    lines = ["| photograph | megapixels | tile | seconds | peak memory, MiB |", "|---|---:|---:|---:|---:|"]
     for row in kept["costs"]:
-        pixels = row["width"] * row["height"] / 1e6
-        size = f"{row['width']} x {row['height']}"
+        pixels, size = row["width"] * row["height"] / 1e6, f"{row['width']} x {row['height']}"
         lines.append(f"| {size} | {pixels:.0f} | {row['tile']} | {row['seconds']:.0f} | {row['mib']:.0f} |")
-    verdict = "within" if largest <= LIMIT_MIB else "**beyond**"
-    lines += [
-        "",
-        f"JPEG to JPEG by `ipt restore`, backbone `{kept['preset']}`, {where['threads']} threads; the largest is"
-        f" {verdict} the bound of {LIMIT_MIB / 1024:.0f} GiB.",
-        "",
-        "| backbone | bytes per pixel of a tile (K) | at the default tile, MiB |",
-        "|---|---:|---:|",
-    ]
+    within = "within" if max(row["mib"] for row in kept["costs"]) <= LIMIT_MIB else "**beyond**"
+    lines.append(
+        f"\nJPEG to JPEG by `ipt restore`, backbone `{kept['preset']}`; the largest is {within} the bound of"
+        f" {LIMIT_MIB / 1024:.0f} GiB."
+    )
+    return "\n".join(lines)
+
+
+def _memory_shown(kept: dict[str, Any]) -> str:
+    lines = ["| backbone | bytes per pixel of a tile (K) | at the default tile, MiB |", "|---|---:|---:|"]
     for preset, size in kept["tile_memory"].items():
         lines.append(f"| `{preset}` | {size:.0f} | {size * DEFAULT_TILE**2 / 2**20:.0f} |")
-    names = [("whole" if tile == 0 else str(tile)) for tile in TILES]
+    return "\n".join(lines)
+
+
+def _tiles_shown(kept: dict[str, Any]) -> str:
     cells = {(row["task"], row["tile"]): row for row in kept["tiles"]}
+    tables = []
     for key, title, form in (
         ("psnr", "PSNR, dB, on tiles of", "{:.2f}"),
         ("away", "mean distance from the whole image's result, in levels of 255", "{:.2f}"),
         ("seam", "steps across borders over steps inside", "{:.3f}"),
     ):
-        shown = [(tile, name) for tile, name in zip(TILES, names, strict=True) if key == "psnr" or tile]
-        lines += ["", f"| {title} | {' | '.join(name for _, name in shown)} |", "|---|" + "---:|" * len(shown)]
+        columns = [tile for tile in TILES if tile or key == "psnr"]
+        lines = [f"| {title} | {' | '.join(str(tile or 'whole') for tile in columns)} |"]
+        lines.append("|---|" + "---:|" * len(columns))
         for task in TASKS:
-            values = " | ".join(form.format(cells[task, tile][key]) for tile, _ in shown)
-            lines.append(f"| {task} | {values} |")
-    many = kept["batch"]
-    lines += [
-        "",
-        f"{SMALL} pictures of {SIDE} x {SIDE}: {many['single']:.1f} s one after another with {where['threads']}"
-        f" threads, {many['several']:.1f} s with {where['threads']} at a time, {many['ratio']:.2f} times as fast"
-        f" (median of {ROUNDS} pairs).",
-        "",
-        f"{where['cpu']}, load {where['load']:.1f} when it last began (above 1, other work ran beside it);"
-        f" python {where['python']}, torch {where['torch']}.",
-    ]
-    return "\n".join(lines)
+            if (task, 0) in cells:
+                values = " | ".join(form.format(cells[task, tile][key]) for tile in columns)
+                lines.append(f"| {task} | {values} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _batch_shown(kept: dict[str, Any]) -> str:
+    many, threads = kept["batch"], kept["machine"]["threads"]
+    return (
+        f"{SMALL} pictures of {SIDE} x {SIDE}: {many['single']:.1f} s one after another with {threads} threads,"
+        f" {many['several']:.1f} s with {threads} at a time, {many['ratio']:.2f} times as fast (median of {ROUNDS}"
+        " pairs)."
+    )
 
 
 def page(text: str, kept: dict[str, Any]) -> str:
@@ -268,14 +281,16 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept["machine"] = machine()
+    if not arguments.parts:
+        kept.pop("note", None)
     torch.set_num_threads(THREADS)
     restorer = Restorer.load(arguments.weights, "cpu")
     presets = (config for family in KINDS.values() for config in family.items())
     kept["preset"] = next(name for name, config in presets if config == restorer.config)
     for part in arguments.parts or PARTS:
+        kept.setdefault("load", {})[part] = os.getloadavg()[0]
         kept[part] = PARTS[part](restorer, arguments.weights)
         write(RESULTS, json.dumps(kept, indent=2) + "\n")
-    if kept.keys() >= PARTS.keys():
         write(PAGE, page(PAGE.read_text(encoding="utf-8"), kept))
 
 
