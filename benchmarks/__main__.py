@@ -38,7 +38,8 @@ def page(kept: dict[str, Any]) -> str:
         "",
         "Written by `make bench` from [results.json](results.json). Ratios are medians of interleaved pairs; a",
         "bound is what we hold ourselves to. What each row compares stands in the source of its suite. Beside these,",
-        "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own.",
+        "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own, and",
+        "`python -m benchmarks.restore` fills the one in [docs/restore.md](../docs/restore.md).",
     ]
     for suite, found in kept.items():
         where = found["machine"]

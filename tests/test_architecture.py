@@ -27,6 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     # analysis.statistics.
     "report": {"data", "analysis"},
     "instruction": set(),
+    # Of data only the bounds on what is decoded: one rule for every file that enters.
+    "restoration": {"backbone", "modulation", "instruction", "diffusion", "data"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
                "instruction", "provenance", "params", "tracking"},
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,13 @@ from benchmarks.__main__ import PAGE, RESULTS, page
 from benchmarks.backbone import apart, kept_bytes, naf_pair, plain_restormer
 from benchmarks.modulation import as_in_training, evenly, peft_layers, peft_run
 from benchmarks.peers import call_projections
+from benchmarks.restore import LIMIT_MIB, step_ratio
+from benchmarks.restore import PAGE as RESTORE_PAGE
+from benchmarks.restore import RESULTS as RESTORE_RESULTS
+from benchmarks.restore import page as restore_page
 from benchmarks.timing import Row, exact, ratio
 from instruct_ipt.backbone import build_backbone
+from instruct_ipt.restoration.tiling import spans as cut
 from instruct_ipt.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +27,29 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_page_shows_what_the_kept_results_say():
     assert PAGE.read_text(encoding="utf-8") == page(json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def test_the_page_on_restoring_shows_what_its_kept_results_say():
+    kept, text = json.loads(RESTORE_RESULTS.read_text(encoding="utf-8")), RESTORE_PAGE.read_text(encoding="utf-8")
+    assert text == restore_page(text, kept)
+
+
+def test_kept_memory_of_restoring_is_within_the_bound_and_within_the_stated_formula():
+    kept = json.loads(RESTORE_RESULTS.read_text(encoding="utf-8"))
+    assert any(row["width"] * row["height"] >= 24e6 and row["mib"] <= LIMIT_MIB for row in kept["costs"])
+    for row in kept["costs"]:
+        width, pixels, tile = row["width"], row["width"] * row["height"], row["tile"]
+        stated = 350 * 2**20 + 14 * pixels + 24 * width * tile + kept["tile_memory"][kept["preset"]] * tile**2
+        assert row["mib"] * 2**20 <= stated, row
+
+
+def test_steps_at_ramps_are_told_from_those_elsewhere():
+    spans = cut(400, 200, 64, 8)
+    image = np.random.default_rng(0).normal(size=(300, 400))
+    assert step_ratio(image, spans) == pytest.approx(1, abs=0.02)
+    middle = (spans[0].last + spans[1].first) // 2
+    image[:, middle:] += 20
+    assert step_ratio(image, spans) > 1.2
 
 
 def test_no_kept_verdict_differs_from_its_numbers():

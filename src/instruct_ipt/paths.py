@@ -16,6 +16,7 @@ FIGURES = Path("figures")
 TABLES = Path("tables")
 REPORT = Path("report")
 ABLATIONS = Path("ablations")
+WEIGHTS = Path("weights")
 LOGS = Path("logs")
 RUNTIME = LOGS / "runtime.csv"
 RUNTIME_PAGE = LOGS / "runtime.html"

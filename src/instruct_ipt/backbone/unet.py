@@ -71,4 +71,4 @@ class UNet(UShape):
         for stage in self.decoder:
             channels = stage.fuse.out_features
             stage.fuse.weight.mul_(0.2)
-            stage.fuse.weight[:, channels:] += torch.eye(channels)
+            stage.fuse.weight[:, channels:].diagonal().add_(1.0)

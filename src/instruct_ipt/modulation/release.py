@@ -1,18 +1,20 @@
 """The released form of a modulated network: one folder with the backbone and a pack per task.
 
 `backbone.safetensors` holds its parameters and buffers, `<task>.safetensors` a pack each. Whoever needs two tasks takes
-the backbone and those two packs.
+the backbone and those two packs. The header of the backbone can say, under the key `architecture`, how to build the
+network: a JSON object that only its writer and reader have to agree on.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -26,7 +28,12 @@ Facts = Mapping[str, Mapping[str, Any]]
 
 
 def save_release(
-    model: Modulated, folder: Path, *, degradation: Facts | None = None, metrics: Facts | None = None
+    model: Modulated,
+    folder: Path,
+    *,
+    degradation: Facts | None = None,
+    metrics: Facts | None = None,
+    architecture: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the backbone (parameters and buffers) and one pack per task into `folder`.
 
@@ -35,16 +42,42 @@ def save_release(
         folder: made when missing; files of the same names are replaced.
         degradation: task -> that field of its pack (see `save_pack`); tasks may be left out.
         metrics: task -> that field of its pack; tasks may be left out.
+        architecture: how to build the backbone, for `read_architecture`; JSON. None leaves that to the reader.
 
     Raises:
         ValueError: a task name that is no file name, a model that is folded or not finite, or a fact that is not JSON.
     """
     model.require_unfolded()
     paths = {task: _pack_path(folder, task) for task in model.tasks}
+    try:
+        header = {} if architecture is None else {"architecture": json.dumps(dict(architecture), sort_keys=True)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"architecture must be JSON: {error}") from error
     for task, path in paths.items():
         save_pack(model, task, path, degradation=(degradation or {}).get(task), metrics=(metrics or {}).get(task))
     # Clones: the format knows no ties, so a tied weight is written under both names.
-    write_safetensors(folder / BACKBONE_FILE, {n: v.clone() for n, v in model.backbone.state_dict().items()}, {})
+    write_safetensors(folder / BACKBONE_FILE, {n: v.clone() for n, v in model.backbone.state_dict().items()}, header)
+
+
+def read_architecture(folder: Path) -> dict[str, Any] | None:
+    """What the release in `folder` says about building its backbone; None where it says nothing.
+
+    Raises:
+        FileNotFoundError: the backbone is missing.
+        ValueError: its file is damaged, or what it says is not a JSON object; one line that names the file.
+    """
+    path = folder / BACKBONE_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("architecture")
+        found = None if text is None else json.loads(text)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {str(error)[:300]}; get the file again") from error
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: its architecture is no JSON object; get the file again")
+    return found
 
 
 def load_release(backbone: nn.Module, folder: Path, tasks: Sequence[str]) -> Modulated:

@@ -1,0 +1,145 @@
+"""`ipt restore` and `ipt release`. Thin, like the rest of the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instruct_ipt.errors import InputError
+
+if TYPE_CHECKING:
+    from instruct_ipt.restoration.batch import Job, Outcome, Settings
+    from instruct_ipt.restoration.restorer import Restorer, Task
+
+_FORMATS = ("png", "jpeg", "webp", "tiff")
+
+
+def restore(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders, patterns; `-` is standard input.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Folder, file, or `-`.")],
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="A task, or weights: `derain` or `derain=0.7,denoise=0.3`.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="How much of the task, 0 to 1.5.")] = 1.0,
+    tile: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; 0: the whole image at once.")] = None,
+    format: Annotated[str | None, typer.Option(help="png, jpeg, webp or tiff; default: what came in.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also write before and after side by side.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per picture on standard output.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Small pictures at a time; default: the cores.")] = None,
+) -> None:
+    """Restore photographs, of any size.
+
+    Exit code 1 if one of them failed: the others are restored all the same. Nothing that exists is replaced without
+    --force.
+    """
+    if as_json and output == "-":
+        raise InputError("--json and `-o -` both need standard output; give one of them")
+    if output == "-" and sys.stdout.isatty():
+        raise InputError("standard output is a terminal; send it to a file, or give -o a name")
+    if format is not None and format.lower() not in _FORMATS:
+        raise InputError(f"format {format!r} is not written; allowed: {', '.join(_FORMATS)}")
+    # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    from instruct_ipt.restoration import Restorer
+    from instruct_ipt.restoration.batch import Settings, plan
+
+    restorer = Restorer.load(weights)
+    settings = Settings(_parse(task, restorer), strength, tile, force, compare)
+    restorer.check(settings.task, strength, tile)
+    planned = plan(inputs, output, format and format.upper(), settings, sys.stdin.buffer)
+    outcomes = _run(planned, restorer, settings, jobs, as_json)
+    _report(outcomes)
+    raise typer.Exit(1 if any(outcome.error for outcome in outcomes) else 0)
+
+
+def release(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")] = Path("weights"),
+    models: Annotated[Path, typer.Option(help="The models of a finished replication.")] = Path("models"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
+) -> None:
+    """Write the trained network as a release folder."""
+    from instruct_ipt.restoration.weights import write_release
+
+    model = write_release(models, output, force)
+    print(f"{output}: the backbone and a pack for each of {', '.join(model.tasks)}")
+
+
+def _parse(task: str | None, restorer: Restorer) -> Task:
+    """`derain`, or `derain=0.7,denoise=0.3`."""
+    if task is None:
+        raise InputError(f"name a task with --task: {', '.join(restorer.tasks)}")
+    if "=" not in task:
+        return task
+    found: dict[str, float] = {}
+    for part in task.split(","):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"--task {task}: {part!r} is not NAME=WEIGHT, as in derain=0.7") from None
+    return found
+
+
+def _run(planned: list[Job], restorer: Restorer, settings: Settings, jobs: int | None, as_json: bool) -> list[Outcome]:
+    """Outcomes in the order of the inputs; each is told as soon as it is there."""
+    import itertools
+    import threading
+
+    import torch
+
+    from instruct_ipt.progress import progress
+    from instruct_ipt.restoration.batch import count_tiles, run
+
+    done, lock = itertools.count(1), threading.Lock()
+    outcomes: dict[int, Outcome] = {}
+    with progress("restoring", max(1, count_tiles(planned, restorer, settings))) as bar:
+
+        def advance(name: str) -> None:
+            with lock:
+                bar(next(done), _plain(name))
+
+        workers = jobs or torch.get_num_threads()
+        for index, outcome in run(planned, restorer, settings, workers, advance, sys.stdout.buffer):
+            outcomes[index] = outcome
+            if as_json:
+                print(json.dumps(asdict(outcome)), flush=True)
+    return [outcomes[index] for index in range(len(planned))]
+
+
+def _report(outcomes: list[Outcome]) -> None:
+    """The final table, on standard error; for one picture, one line."""
+    if len(outcomes) == 1:
+        only = outcomes[0]
+        text = f"{only.input}: {only.error}" if only.error else f"{only.output}: restored in {only.seconds:.1f} s"
+        print(f"ipt: {_plain(text)}" if only.error else _plain(text), file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("picture", "left"), ("pixels", "right"), ("s", "right"), ("result", "left")):
+        table.add_column(title, justify=justify, overflow="fold")
+    for outcome in outcomes:
+        size = f"{outcome.width} x {outcome.height}" if outcome.width else ""
+        result = Text(_plain(outcome.error), "red") if outcome.error else Text(_plain(outcome.output or ""))
+        table.add_row(Text(_plain(outcome.input)), size, f"{outcome.seconds:.1f}", result)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    console.print(f"{len(outcomes) - failed} restored, {failed} failed", highlight=False)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot steer a terminal, whatever a file is called."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
