@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,10 @@ def restore(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="A task, or weights: `derain` or `derain=0.7,denoise=0.3`.")
     ] = None,
-    strength: Annotated[float, typer.Option(help="How much of the task, 0 to 1.5.")] = 1.0,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", "-i", help="What to do, in words; --task wins over it.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="How much of it, 0 to 1.5; default: as told, or 1.")] = None,
     tile: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; 0: the whole image at once.")] = None,
     format: Annotated[str | None, typer.Option(help="png, jpeg, webp or tiff; default: what came in.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,
@@ -37,8 +40,8 @@ def restore(
 ) -> None:
     """Restore photographs, of any size.
 
-    Exit code 1 if one of them failed: the others are restored all the same. Nothing that exists is replaced without
-    --force.
+    With neither a task nor an instruction, the damage of each picture is guessed, and the guess is shown. Exit code 1
+    if one of them failed: the others are restored all the same. Nothing that exists is replaced without --force.
     """
     if as_json and output == "-":
         raise InputError("--json and `-o -` both need standard output; give one of them")
@@ -52,8 +55,12 @@ def restore(
     from instruct_ipt.restoration.batch import Settings, plan
 
     restorer = Restorer.load(weights)
-    settings = Settings(_parse(task, restorer), strength, tile, force, compare)
-    restorer.check(settings.task, strength, tile)
+    settings = Settings(None if task is None else _parse(task), strength, tile, force, compare)
+    if task is None and instruction is not None:
+        asked = restorer.read(instruction, strength)
+        print(f"understood: {asked}", file=sys.stderr)
+        settings = replace(settings, task=asked.weights, strength=asked.strength)
+    restorer.check(settings.task, settings.strength, tile)
     planned = plan(inputs, output, format and format.upper(), settings, sys.stdin.buffer)
     outcomes = _run(planned, restorer, settings, jobs, as_json)
     _report(outcomes)
@@ -72,10 +79,8 @@ def release(
     print(f"{output}: the backbone and a pack for each of {', '.join(model.tasks)}")
 
 
-def _parse(task: str | None, restorer: Restorer) -> Task:
+def _parse(task: str) -> Task:
     """`derain`, or `derain=0.7,denoise=0.3`."""
-    if task is None:
-        raise InputError(f"name a task with --task: {', '.join(restorer.tasks)}")
     if "=" not in task:
         return task
     found: dict[str, float] = {}
@@ -118,7 +123,9 @@ def _report(outcomes: list[Outcome]) -> None:
     """The final table, on standard error; for one picture, one line."""
     if len(outcomes) == 1:
         only = outcomes[0]
-        text = f"{only.input}: {only.error}" if only.error else f"{only.output}: restored in {only.seconds:.1f} s"
+        guessed = f" (guessed: {only.guess})" if only.guess else ""
+        done = f"{only.output}: restored in {only.seconds:.1f} s{guessed}"
+        text = f"{only.input}: {only.error}" if only.error else done
         print(f"ipt: {_plain(text)}" if only.error else _plain(text), file=sys.stderr)
         return
     from rich.console import Console
@@ -131,7 +138,8 @@ def _report(outcomes: list[Outcome]) -> None:
         table.add_column(title, justify=justify, overflow="fold")
     for outcome in outcomes:
         size = f"{outcome.width} x {outcome.height}" if outcome.width else ""
-        result = Text(_plain(outcome.error), "red") if outcome.error else Text(_plain(outcome.output or ""))
+        guessed = f" (guessed: {outcome.guess})" if outcome.guess else ""
+        result = Text(_plain(outcome.error), "red") if outcome.error else Text(_plain(f"{outcome.output}{guessed}"))
         table.add_row(Text(_plain(outcome.input)), size, f"{outcome.seconds:.1f}", result)
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -91,7 +91,7 @@ def test_standard_input_and_output(weights, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("a.png", "-o", "out"), "name a task with --task: denoise, deblur, derain, dehaze, desnow"),
+        (("a.png", "-o", "out"), "or name a task: denoise, deblur, derain, dehaze, desnow"),
         (("a.png", "-o", "out", "-t", "rain"), "unknown task 'rain'; known tasks"),
         (("a.png", "-o", "out", "-t", "derain=much"), "NAME=WEIGHT"),
         (("a.png", "-o", "out", "-t", "derain=0.5"), "sum to 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from instruct_ipt.instruction.estimator import Estimate, Estimator
 from instruct_ipt.instruction.reader import Reader, Reading, Refusal
 
-__all__ = ["Reader", "Reading", "Refusal"]
+__all__ = ["Estimate", "Estimator", "Reader", "Reading", "Refusal"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .choice import Choice, Guides
 from .restorer import DEFAULT_TILE, OVERLAP, Restorer
 
-__all__ = ["DEFAULT_TILE", "OVERLAP", "Restorer"]
+__all__ = ["DEFAULT_TILE", "OVERLAP", "Choice", "Guides", "Restorer"]

@@ -16,6 +16,7 @@ import torch
 from instruct_ipt.data.images import EXTENSIONS
 from instruct_ipt.errors import InputError
 
+from .choice import Choice
 from .files import SUFFIXES, Header, encode, format_of, read, read_header, read_stream, side_by_side, write
 from .restorer import DEFAULT_TILE, Restorer, Task
 
@@ -64,6 +65,7 @@ class Outcome:
         error: why it failed, one line; None where it did not.
         width, height: in pixels; None where they are unknown.
         seconds: from reading to writing.
+        guess: what seemed to have damaged it, where no task was given.
     """
 
     input: str
@@ -72,6 +74,7 @@ class Outcome:
     width: int | None
     height: int | None
     seconds: float
+    guess: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,13 @@ class Settings:
     """How every picture of a batch is restored.
 
     Attributes:
-        task, strength, tile: see `Restorer.restore`.
+        task, strength, tile: see `Restorer.restore`; without a task each picture's damage is guessed.
         force: whether files that exist may be replaced.
         compare: whether a side-by-side picture is written too.
     """
 
-    task: Task
-    strength: float = 1.0
+    task: Task | None
+    strength: float | None = None
     tile: int | None = None
     force: bool = False
     compare: bool = False
@@ -281,9 +284,9 @@ def _done(
     job: Job, restorer: Restorer, settings: Settings, advance: Callable[[str], None], stdout: BinaryIO | None
 ) -> Outcome:
     """Do one job; whatever goes wrong is its outcome."""
-    begun, error = time.monotonic(), None
+    begun, error, chosen = time.monotonic(), None, None
     try:
-        _restore(job, restorer, settings, advance, stdout)
+        chosen = _restore(job, restorer, settings, advance, stdout)
     except InputError as problem:
         error = str(problem)
     except Exception as defect:  # the other files are not to suffer from it
@@ -291,17 +294,19 @@ def _done(
             raise
         error = f"unexpected {type(defect).__name__}: {' '.join(str(defect).split())[:200]} (IPT_DEBUG=1 shows where)"
     output = None if error else STREAM if job.target is None else str(job.target)
-    return Outcome(job.name, output, error, *_size(job), time.monotonic() - begun)
+    guess = str(chosen) if chosen is not None and chosen.source == "image" else None
+    return Outcome(job.name, output, error, *_size(job), time.monotonic() - begun, guess)
 
 
 def _restore(
     job: Job, restorer: Restorer, settings: Settings, advance: Callable[[str], None], stdout: BinaryIO | None
-) -> None:
+) -> Choice:
     """Read, restore, write; nothing is written before all that is to be written has been made."""
     picture = read(job.source)
     before = picture.upright()
+    chosen = restorer.choose(before, settings.task, settings.strength)
     after = restorer.restore(
-        before, settings.task, settings.strength, settings.tile, progress=lambda done, total: advance(job.name)
+        before, chosen.weights, chosen.strength, settings.tile, progress=lambda done, total: advance(job.name)
     )
     written = encode(picture.with_upright(after), job.format)
     comparison = side_by_side(before, after) if settings.compare else None
@@ -309,7 +314,8 @@ def _restore(
         assert stdout is not None
         stdout.write(written)
         stdout.flush()
-        return
+        return chosen
     write(job.target, written, settings.force)
     if comparison is not None and job.comparison is not None:
         write(job.comparison, comparison, settings.force)
+    return chosen

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import Modulated, check_strength
 
 from .arrays import Adopted, adopt
+from .choice import Choice, Guides
 from .tiling import Span, blend
 from .tiling import spans as cut
 from .weights import find_weights, load_model
@@ -43,10 +44,13 @@ class Restorer:
     Args:
         model: a modulated backbone of this package; it is not changed.
         device: where the network runs; None takes a GPU where there is one.
+        guides: what reads instructions and guesses damage; None: nothing does, and a task has to be named.
     """
 
-    def __init__(self, model: Modulated, device: str | torch.device | None = None) -> None:
-        self._model = model.eval()
+    def __init__(
+        self, model: Modulated, device: str | torch.device | None = None, guides: Guides | None = None
+    ) -> None:
+        self._model, self._guides = model.eval(), guides or Guides()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._lock = threading.Lock()
         self._folded: tuple[tuple[tuple[float, ...], float], nn.Module] | None = None
@@ -64,7 +68,8 @@ class Restorer:
         Raises:
             InputError: there are no weights there, or they are damaged; says what to do.
         """
-        return cls(load_model(Path(weights) if weights is not None else find_weights()), device)
+        folder = Path(weights) if weights is not None else find_weights()
+        return cls(load_model(folder), device, Guides.beside(folder))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -96,23 +101,79 @@ class Restorer:
             raise InputError("task weights must not be negative and must sum to 1; use strength for less or more of it")
         return dict(zip(self.tasks, weights, strict=True))
 
-    def check(self, task: Task | None, strength: float = 1.0, tile: int | None = None) -> None:
-        """Nothing, if `restore` takes these.
+    def check(self, task: Task | None, strength: float | None = None, tile: int | None = None) -> None:
+        """Nothing, if `restore` takes these, without an instruction.
 
         Raises:
             InputError: as there.
         """
-        self.task_weights(task)
-        _strength(strength)
+        if task is None:
+            self._guide("estimator")
+        else:
+            self.task_weights(task)
+        _strength(1.0 if strength is None else strength)
         self.spans(1, tile)
+
+    def read(self, instruction: str, strength: float | None = None) -> Choice:
+        """What a sentence asks for; `strength` takes the place of the sentence's own.
+
+        Raises:
+            InputError: it asks for nothing that this network can do, or no reader stands beside the weights.
+        """
+        reading = self._guide("reader")(instruction)
+        asked = {task: weight for task, weight in reading.weights.items() if weight > 0}
+        weights = self.task_weights(asked)
+        return Choice(weights, _strength(reading.strength if strength is None else strength), "instruction")
+
+    def guess(self, image: AnyImage, strength: float | None = None) -> Choice:
+        """What seems to have damaged an image, of the kinds that `restore` takes.
+
+        Raises:
+            InputError: it seems undamaged, or is a batch, or nothing that could guess stands beside the weights.
+        """
+        adopted = adopt(image)
+        if len(adopted.colour) > 1:
+            raise InputError(f"the damage of a batch is not guessed; name a task: {', '.join(self.tasks)}")
+        values = _as_float(adopted.colour[0], adopted.top)
+        found = self._guide("estimator")(np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values)
+        if found.clean > 0.5:
+            raise InputError(
+                f"this image seems undamaged (probability {found.clean:.2f}); to restore it all the same, name a task: "
+                + ", ".join(self.tasks)
+            )
+        known = {task: weight for task, weight in found.weights.items() if task in self.tasks and weight > 0}
+        if not known:
+            raise InputError(f"the damage seems to be none of {', '.join(self.tasks)}; name a task")
+        total = sum(known.values())
+        weights = self.task_weights({task: weight / total for task, weight in known.items()})
+        return Choice(weights, _strength(1.0 if strength is None else strength), "image")
+
+    def _guide(self, name: Literal["reader", "estimator"]) -> Callable[..., Any]:
+        try:
+            return getattr(self._guides, name)
+        except InputError as error:
+            raise InputError(f"{error}; or name a task: {', '.join(self.tasks)}") from None
+
+    def choose(
+        self, image: AnyImage, task: Task | None = None, strength: float | None = None, instruction: str | None = None
+    ) -> Choice:
+        """What `restore` does to an image: a task wins over an instruction, and that over a guess.
+
+        Raises:
+            InputError: as there.
+        """
+        if task is not None:
+            return Choice(self.task_weights(task), _strength(1.0 if strength is None else strength), "task")
+        return self.guess(image, strength) if instruction is None else self.read(instruction, strength)
 
     def restore(
         self,
         image: AnyImage,
         task: Task | None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
         tile: int | None = None,
         progress: Progress | None = None,
+        instruction: str | None = None,
     ) -> AnyImage:
         """The restored image: of the same type, dtype, size and mode as `image`.
 
@@ -129,19 +190,21 @@ class Restorer:
                   grey or RGB, a transparent colour gives alpha;
                 * a torch tensor, (C, H, W) or (N, C, H, W), C as above: uint8, or float32 or float64 in [0, 1]; on any
                   device, to which the result goes back.
-            task: what to remove.
+            task: what to remove. With neither a task nor an instruction, the damage is guessed (`guess`).
             strength: in [0, 1.5]; scales the task's part of the weights. 0 is the bare backbone, which is no identity.
+                None takes the instruction's own, and 1 without one.
             tile: side of the tiles in pixels, at least `min_tile`; None takes `DEFAULT_TILE`, 0 the whole image at
                 once.
             progress: called after each tile.
+            instruction: what to do in words, at most 1000 characters; a task wins over it.
 
         Raises:
             InputError: something of this is not as it should be; one line that says what is allowed.
         """
-        weights = tuple(self.task_weights(task).values())
+        chosen = self.choose(image, task, strength, instruction)
         adopted = adopt(image)
         rows, columns = (self.spans(length, tile) for length in adopted.colour.shape[1:3])
-        network = self._network(weights, strength)
+        network = self._network(tuple(chosen.weights.values()), chosen.strength)
         result = np.empty_like(adopted.colour, order="C")
         with torch.inference_mode():
             for first, band in self._bands(network, adopted, rows, columns, progress):
@@ -179,7 +242,7 @@ class Restorer:
 
     def _network(self, weights: tuple[float, ...], strength: float) -> nn.Module:
         """The backbone with task and branches folded in; the last one is kept."""
-        wanted = (weights, _strength(strength))
+        wanted = (weights, strength)
         with self._lock:
             if self._folded is None or self._folded[0] != wanted:
                 network = self._model.fold(torch.tensor([weights]), strength).requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from instruct_ipt.modulation import (
 )
 from instruct_ipt.paths import MODELS, WEIGHTS
 from instruct_ipt.tasks import TASKS
+
+from .choice import ESTIMATOR, INSTRUCTION
 
 _KINDS: dict[str, tuple[type[UShape], type[UShapeConfig]]] = {"ipt": (UNet, BackboneConfig), "naf": (NafNet, NafConfig)}
 _FORMAT_VERSION = 1
@@ -170,7 +173,8 @@ def _json(path: Path) -> dict[str, Any]:
 def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
     """Write the modulated network of a finished replication to `out` as a release, with a model card.
 
-    Each pack says what its task was trained on and what it reached in validation.
+    Each pack says what its task was trained on and what it reached in validation. The reader of instructions and the
+    estimator of damage go with it where they stand in `models`.
 
     Args:
         models: `models` of the replication.
@@ -195,6 +199,9 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
         metrics=reached,
         architecture=describe_architecture(model.backbone),
     )
+    for name in (INSTRUCTION, ESTIMATOR):
+        if (source.parent / name).is_dir():
+            shutil.copytree(source.parent / name, out / name, dirs_exist_ok=True)
     (out / "README.md").write_text(_card(model, params, metrics), encoding="utf-8")
     return model
 
