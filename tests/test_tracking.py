@@ -445,6 +445,8 @@ def test_a_changed_cell_is_a_new_run_and_the_old_one_is_past(replication, client
 def test_a_live_cell_and_a_rebuilt_one_are_the_same(replication, new_store):
     folder = Cell("strategy", "frozen", 0).folder("smoke")
     record = provenance.read_record(folder / "provenance.json")
+    recipe = record["params"]["recipe"]
+    recipe["tasks"] = tuple(recipe["tasks"])  # as before it was written
     with tracking.start(runs.cell_card(record), VIEW) as tracker:
         observe = tracker.watch({})
         for step in (5, 10):

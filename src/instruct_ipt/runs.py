@@ -176,6 +176,8 @@ def _samples(method: str) -> list[Path]:
 
 def cell_card(record: Mapping[str, Any]) -> Card:
     """The run of an ablation cell, one seed of its setting."""
+    # A record that was not written yet holds tuples; from a file they come back as lists.
+    record = json.loads(json.dumps(record))
     params = record["params"]
     cell, recipe = params["cell"], params["recipe"]
     tags = {"study": cell["study"], "setting": cell["setting"], "method": recipe["method"]}
