@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,5 +110,7 @@ def test_commands_of_the_page_exist():
     for target in re.findall(r"make (\w+)", PAGE):
         assert re.search(rf"^{target}:", make, re.MULTILINE), target
     for command in set(re.findall(r"ipt ([a-z-]+)", PAGE)):
-        done = subprocess.run(["ipt", command, "--help"], capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "instruct_ipt", command, "--help"], capture_output=True, check=False
+        )
         assert done.returncode == 0, command

@@ -156,7 +156,7 @@ def test_verdicts_are_those_of_the_file(workspace):
     claims.to_csv("results/claims.csv", index=False)
     first, second = verdicts("b", "a").data.splitlines()
     assert first.startswith("- *C costs little.* Effect: not measured. **supported**")
-    assert "+0.25 [-0.50, +1.00] dB. **inconclusive** (40 images, 1 seed; one seed)" in second
+    assert "+0.25 [−0.50, +1.00] dB. **inconclusive** (40 images, 1 seed; one seed)" in second
     with pytest.raises(InputError, match="no claim c; it has: a, b"):
         verdicts("a", "c")
 
