@@ -197,11 +197,24 @@ def test_a_changed_rank_reruns_only_what_depends_on_it(study):
 
 
 def test_one_cell_alone_from_snakemake(study):
-    cell = study.folder / "ablations/smoke/rank/constant-2/seed-0"
-    before = (cell / "metrics.json").read_bytes()
-    shutil.rmtree(cell)
-    study.run("snakemake", "-c1", "ablations/smoke/rank/constant-2/seed-0/metrics.json")
-    assert (cell / "metrics.json").read_bytes() == before, "the same cell twice gives the same bytes"
+    """Trained again it gives the same bytes, whoever was trained first; an equal cell takes its results over."""
+    trained, equal = (
+        study.folder / "ablations/smoke" / name
+        for name in ("rank/constant-2/seed-0", "adaptation/five-constant/seed-0")
+    )
+    names = ("metrics.json", "per_image.csv", "history.csv")
+    before = {folder: [(folder / name).read_bytes() for name in names] for folder in (trained, equal)}
+    assert before[trained][1:] == before[equal][1:], "one recipe, one result"
+    for folder in (trained, equal):
+        shutil.rmtree(folder)
+    study.run("snakemake", "-c1", (trained / "metrics.json").relative_to(study.folder).as_posix())
+    assert [(trained / name).read_bytes() for name in names] == before[trained]
+    (trained / "history.csv").write_bytes(before[trained][2] + b"mark\n")
+    study.run("snakemake", "-c1", (equal / "metrics.json").relative_to(study.folder).as_posix())
+    assert (equal / "history.csv").read_bytes().endswith(b"mark\n"), "taken over, not trained"
+    for folder in (trained, equal):
+        (folder / "history.csv").write_bytes(before[folder][2])
+    assert [(equal / name).read_bytes() for name in names] == before[equal]
 
 
 def test_a_killed_grid_repeats_only_what_was_not_finished(study):

@@ -19,7 +19,7 @@ from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import RUNTIME, SCRATCH
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
-from instruct_ipt.stages._cells import LEAVES, cell_record, find_cell
+from instruct_ipt.stages._cells import LEAVES, cell_record, find_cell, finished_equal
 
 
 @dataclass
@@ -113,6 +113,9 @@ def _run(stage: Stage) -> None:
 def run_cell(study: str, setting: str, seed: int) -> Path:
     """Train and score one cell of the ablation grid; returns its folder.
 
+    Two studies may ask for the very same network (the shared one, say). Where an equal cell is finished, its results
+    are taken over instead of trained again: training is deterministic, so they are the same bytes.
+
     Raises:
         InputError: the cell is not in the grid, or what it stands on is missing or stale; or torchrun started it.
     """
@@ -130,16 +133,27 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
     card = runs.cell_card(started)
     begun = time.monotonic()
+    equal = finished_equal(configuration, cell)
     with tracking.start(card, configuration.mlflow) as tracker:
-        _train_cell(configuration, started["params"], SCRATCH / "checkpoints" / f"cell-{digest[:16]}", tracker, work)
+        if equal is not None:
+            _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
+        else:
+            checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
+            _train_cell(configuration, started["params"], checkpoints, tracker, work)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
-        tracker.finish(lambda: runs.cell_results(folder))
+        tracker.finish(lambda: runs.cell_results(folder), histories=equal is not None)
     if tracker.alive:
         tracking.summarise(lambda: runs.seeds_of(card, folder.parent))
     note_runtime(name, time.monotonic() - begun)
     return folder
+
+
+def _take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
+    from instruct_ipt.stages import cell
+
+    cell.take_over(source, facts, out)
 
 
 def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:

@@ -77,6 +77,16 @@ def test_every_profile_has_shared_and_modulation_in_every_study():
             assert len(settings) >= 3 and {"shared", "modulation"} <= {recipe.method for recipe in recipes}, name
 
 
+def test_only_cells_of_one_recipe_are_equal(study):
+    """At `quick`, as the workflow's README says, 21 networks stand behind 27 cells."""
+    quick = params.load(profile="quick")
+    recipes = {(str(recipe_of(quick, cell)), cell.seed) for cell in cells_of(quick)}
+    assert (len(recipes), len(cells_of(quick))) == (21, 27)
+    usual = {"rank": "constant-4", "strategy": "synchronous", "adaptation": "five-constant", "sensitivity": "selected"}
+    assert len({recipe_of(quick, Cell(name, setting, 0)) for name, setting in usual.items()}) == 1
+    assert recipe_of(quick, Cell("adaptation", "noise-shared", 0)) != recipe_of(quick, Cell("rank", "shared", 0))
+
+
 def test_a_cell_outside_the_grid_is_refused_with_what_is_in_it(study):
     assert len(set(cells_of(study))) == len(cells_of(study))
     with pytest.raises(InputError, match="is not in the grid of profile study; it has: settings .*five-film"):

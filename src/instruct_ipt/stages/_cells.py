@@ -164,3 +164,18 @@ def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
         "validate_every": max(1, grid.steps // 4),
     }
     return provenance.record(sections, [MODULE], [path for path in LEAVES if path.exists()])
+
+
+def finished_equal(params: Params, cell: Cell) -> Cell | None:
+    """Another cell of the grid that is finished, up to date, and of the same recipe and seed; None: there is none."""
+    recipe = recipe_of(params, cell)
+    for other in cells_of(params):
+        if other == cell or other.seed != cell.seed or recipe_of(params, other) != recipe:
+            continue
+        folder = other.folder(params.profile)
+        recorded = provenance.read_record(folder / "provenance.json")
+        if recorded is None or not (folder / "metrics.json").is_file():
+            continue
+        if not provenance.differences(recorded, cell_record(params, other)):
+            return other
+    return None
