@@ -17,7 +17,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from instruct_ipt.evaluation.benchmark import BENCHMARK
 from instruct_ipt.stage_table import STAGES
@@ -118,6 +120,7 @@ def test_result_files_have_their_columns_and_rows(study):
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
         "results/cost.csv": "method params_total params_per_task side multiply_adds multiply_adds_fold",
         "results/samples.csv": "task dataset image method file psnr",
+        "results/demo.csv": "task dataset image text understood strength psnr_input psnr ssim_input ssim input output",
         "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps params_total "
         "psnr_backbone",
         "ablations/per_image.csv": "profile study setting seed task image psnr ssim",
@@ -126,6 +129,14 @@ def test_result_files_have_their_columns_and_rows(study):
     for file, names in columns.items():
         rows = study.rows(file)
         assert rows and list(rows[0]) == names.split(), file
+    said = {row["task"]: row for row in study.rows("results/demo.csv")}
+    assert list(said) == list(TASKS)
+    assert (said["dehaze"]["understood"], said["dehaze"]["strength"]) == ("dehaze=1.00", "0.500000"), (
+        "slightly less haze"
+    )
+    for row in said.values():
+        given, found = (np.asarray(Image.open(study.folder / "results" / row[key])) for key in ("input", "output"))
+        assert given.shape == found.shape and (given != found).any()
     curve = [r for r in study.rows("ablations/history.csv") if (r["setting"], r["task"]) == ("five-constant", "derain")]
     assert [row["step"] for row in curve] == ["2", "4", "6", "8", "10"], "a cell leaves a curve, not a point"
     claims = study.rows("results/claims.csv")

@@ -250,6 +250,17 @@ class InstructionParams(Section):
     accepted_at_most: Share
 
 
+Instruction = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+class DemoParams(Section):
+    denoise: Instruction
+    deblur: Instruction
+    derain: Instruction
+    dehaze: Instruction
+    desnow: Instruction
+
+
 class EstimatorParams(Section):
     windows: Count
     size: Annotated[int, Field(ge=32)]
@@ -346,6 +357,7 @@ class Params(Section):
     evaluation: EvaluationParams
     instruction: InstructionParams
     estimator: EstimatorParams
+    demo: DemoParams
     claims: ClaimsParams
     mlflow: MlflowParams
     ablations: AblationParams

@@ -111,6 +111,11 @@ _ALL: tuple[Stage, ...] = (
         ("results/estimator.csv", "models/estimator"), "Fit and measure the guess from the image.",
     ),
     Stage(
+        "demo", "demo", ("demo", "training"),
+        (_SELECTION, "models/modulation/manifest.json", "results/instruction.csv", "results/samples.csv"),
+        ("results/demo.csv", "results/demo"), "Restore one photograph per task by a sentence.",
+    ),
+    Stage(
         "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
         (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv", "ablations/history.csv"),
         "Run the ablation grid through Snakemake.", also=("instruct_ipt.stages.cell",),
@@ -125,7 +130,9 @@ _ALL: tuple[Stage, ...] = (
             _PREPARED, _SELECTION,
             *(
                 f"results/{name}.csv"
-                for name in ("sensitivity", "task_conflict", "rank_energy", "rank_strategy", "per_image", "samples")
+                for name in (
+                    "sensitivity", "task_conflict", "rank_energy", "rank_strategy", "per_image", "samples", "demo",
+                )
             ),
             "ablations/summary.csv", "ablations/history.csv",
             *(f"models/{arm}/manifest.json" for arm in ("shared", "film", "modulation")),
@@ -136,7 +143,10 @@ _ALL: tuple[Stage, ...] = (
         "tables", "tables", ("data",),
         (
             _SELECTION,
-            *(f"results/{name}.csv" for name in ("sensitivity", "rank_strategy", "benchmark", "per_image", "cost")),
+            *(
+                f"results/{name}.csv"
+                for name in ("sensitivity", "rank_strategy", "benchmark", "per_image", "cost", "instruction")
+            ),
             "ablations/summary.csv", "ablations/per_image.csv",
         ),
         ("tables",),
@@ -146,7 +156,7 @@ _ALL: tuple[Stage, ...] = (
         "report", "report",
         (
             "seed", "data", "degradation", "backbone", "modulation", "training", "experts", "sensitivity", "rank",
-            "evaluation", "instruction", "estimator", "claims", "ablations",
+            "evaluation", "instruction", "estimator", "demo", "claims", "ablations",
         ),
         (
             _PREPARED, "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",

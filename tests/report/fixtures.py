@@ -278,6 +278,33 @@ def write_samples(folder: Path, size: tuple[int, int] = (96, 140), seed: int = 0
     return table
 
 
+def demo() -> pd.DataFrame:
+    """`results/demo.csv` over the pictures of `write_samples`: one sentence with half a strength, one refused."""
+    rows = []
+    for task, dataset in dict(DATASETS).items():
+        stem = f"samples/{task}/{dataset}-photo"
+        strength = {"dehaze": 0.5, "desnow": float("nan")}.get(task, 1.0)
+        understood = "refused" if task == "desnow" else f"{task}=1.00"
+        found = stem + ("-input.png" if task == "desnow" else "-modulation.png")
+        scores = [20.0, 20.0 if task == "desnow" else 25.5, 0.5, 0.6]
+        rows.append([task, dataset, "photo", f"do something, please, about the {task}", understood, strength, *scores,
+                     f"{stem}-input.png", found])  # fmt: skip
+    columns = ["task", "dataset", "image", "text", "understood", "strength", "psnr_input", "psnr", "ssim_input", "ssim"]
+    columns += ["input", "output"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def instruction() -> pd.DataFrame:
+    """`results/instruction.csv`: the validation split must not be shown."""
+    rows = [
+        ["validation", "right_task", "all", 0.99, 400, 0.98, 0.995],
+        ["test", "right_task", "all", 0.85, 200, 0.794, 0.893],
+        ["test", "accepted", "out_of_scope", 0.0725, 165, 0.042, 0.123],
+        ["test", "ece", "scope", 0.03, 700, 0.02, 0.05],
+    ]
+    return pd.DataFrame(rows, columns=["split", "metric", "of", "value", "n", "ci_low", "ci_high"])
+
+
 def write_all(root: Path) -> None:
     """Every result file below ``root`` as the stages lay them out."""
     for folder in ("results", "ablations", "models/modulation"):
@@ -288,6 +315,7 @@ def write_all(root: Path) -> None:
     tables |= {"results/benchmark": benchmark(), "ablations/summary": ablations()}
     tables |= {"results/claims": claims(), "results/task_conflict": task_conflict()}
     tables |= {"results/per_image": per_image(), "results/sensitivity": sensitivity(), "results/cost": cost()}
+    tables |= {"results/demo": demo(), "results/instruction": instruction()}
     tables |= {"ablations/per_image": cell_images(), "ablations/history": cell_histories()}
     for name, table in tables.items():
         table.to_csv(root / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")

@@ -19,9 +19,9 @@ from PIL import Image
 from instruct_ipt.errors import InputError
 from instruct_ipt.report.contact_sheet import contact_sheet
 from instruct_ipt.report.curves import figure_training, figure_training_seeds
-from instruct_ipt.report.figure1 import figure1, read_facts
+from instruct_ipt.report.figure1 import figure1, read_facts, strips
 from instruct_ipt.report.figure2 import figure2, figure2_data, rank_of
-from instruct_ipt.report.figure3 import figure3
+from instruct_ipt.report.figure3 import caption, figure3
 from instruct_ipt.report.figure4 import crop_box, figure4, hardest_window, shown_samples
 from instruct_ipt.report.figures import FIGURES
 from instruct_ipt.report.gains import image_gains
@@ -50,7 +50,7 @@ results, models, figures = root / "results", root / "models", out / "figures"
 samples, energy, selection = results / "samples.csv", results / "rank_energy.csv", models / "selection.json"
 figure1(samples, results, energy, selection, models / "modulation/metrics.json", figures)
 figure2(energy, results / "rank_strategy.csv", figures)
-figure3(samples, results, figures)
+figure3(results / "demo.csv", results, figures)
 figure4(samples, results, figures)
 figure_sensitivity(results / "sensitivity.csv", selection, figures)
 figure_conflict(results / "task_conflict.csv", figures)
@@ -304,13 +304,24 @@ def test_figure1_says_what_the_run_was(tmp_path: Path) -> None:
         figure1(results / "samples.csv", results, *files, tmp_path)
 
 
-def test_figure3_shows_every_task_before_and_after(twice: tuple[Path, Path], tmp_path: Path) -> None:
-    table = pd.read_csv(twice[0] / "figures" / "fig3_instruction.csv")
+def test_figure1_shows_every_task_before_and_after(twice: tuple[Path, Path], tmp_path: Path) -> None:
+    table = pd.read_csv(twice[0] / "figures" / "fig1_framework.csv")
     assert list(table.task) == [task for task in TASKS for _ in range(2)]
     assert list(table.method[:2]) == ["input", "modulation"] and table.psnr[1] > table.psnr[0]
     samples = fixtures.write_samples(tmp_path)
     with pytest.raises(InputError, match="no picture restored by modulation"):
-        figure3(samples[samples.method != "modulation"], tmp_path, tmp_path)
+        strips(samples[samples.method != "modulation"], tmp_path)
+
+
+def test_figure3_shows_what_was_said_and_what_was_understood(twice: tuple[Path, Path], tmp_path: Path) -> None:
+    table = pd.read_csv(twice[0] / "figures" / "fig3_instruction.csv")
+    assert list(table.task) == list(TASKS) and table.text[0] == "do something, please, about the denoise"
+    assert caption("derain=1.00", 1.0) == "derain"
+    assert caption("denoise=0.50 desnow=0.50", 0.5) == "denoise + desnow, strength 0.5"
+    assert caption("refused", float("nan")) == "refused"
+    fixtures.write_samples(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        figure3(fixtures.demo().assign(output="demo/none.png"), tmp_path, tmp_path)
 
 
 def test_sensitivity_map_means_over_seeds_and_puts_the_most_sensitive_first() -> None:

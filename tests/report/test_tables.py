@@ -17,7 +17,7 @@ from instruct_ipt.report.benchmark_tables import read_benchmark, read_images, sn
 from instruct_ipt.report.table import PAPER, Column, Table, cells_of, escape_latex, marks_of, write_table
 from instruct_ipt.report.tables import write_tables
 
-NAMES = [f"table{number:02d}" for number in range(1, 11)]
+NAMES = [*(f"table{number:02d}" for number in range(1, 11)), "table10b"]
 TEST_SPLIT = NAMES[3:8]
 
 
@@ -130,8 +130,8 @@ def test_caption_and_the_paper_column(folder: Path, name: str) -> None:
     caption, head, _, *rows = [line for line in text.splitlines() if line]
     split = "test split, n = 3 images" if name in TEST_SPLIT else "validation split, n = 4 images"
     counts = ("rotocol rgb", split, "1 seed" if name in TEST_SPLIT else "2 seeds", "95 % interval")
-    counted = name == "table10"
-    for words in ("assumed", "rofile quick", *(("128 x 128", "Exact counts") if counted else counts)):
+    own = {"table10": ("128 x 128", "Exact counts"), "table10b": ("test split", "1 seed", "95 % interval")}
+    for words in ("assumed", "rofile quick", *own.get(name, counts)):
         assert words in caption
     assert head.endswith(f"| {PAPER} |")
     assert all(row.endswith("|  |") for row in rows)
@@ -275,6 +275,13 @@ def test_table10_counts_a_task(folder: Path) -> None:
     assert table.loc["modulation", "percent_per_task"] == pytest.approx(100 * 9753 / 501234)
     assert (table.loc["film", "mega"], table.loc["modulation", "mega_fold"]) == (1100, 5.0)
     assert _line(folder, "table10", "Shared").count("**") == 0
+
+
+def test_table10b_shows_the_held_out_phrasings(folder: Path) -> None:
+    assert _line(folder, "table10b", "Right task") == "| Right task | 85.0 | [79, 89] | 200 |  |"
+    table = pd.read_csv(folder / "table10b.csv")
+    assert list(table.metric) == ["right_task", "accepted"], "neither validation nor calibration"
+    assert "Accepted though to be refused: out of scope" in (folder / "table10b.md").read_text(encoding="utf-8")
 
 
 def test_an_empty_grid_gives_empty_tables(root: Path) -> None:

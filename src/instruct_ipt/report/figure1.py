@@ -13,16 +13,36 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.report import read_result
-from instruct_ipt.report.figure3 import ASPECT, Strip, strip_table, strips
-from instruct_ipt.report.figure4 import row_label
+from instruct_ipt.report import in_order, read_result
+from instruct_ipt.report.figure4 import ASPECT, cropped, read_picture, row_label, shown_samples
 from instruct_ipt.report.heatmaps import selected_groups
 from instruct_ipt.report.style import GREY, PAGE_IN, TASK_COLOURS, VERMILION, count, publish
+from instruct_ipt.tasks import TASKS
 
 _HIGH = 3.7
 _BLOCK, _WEIGHT, _INK = "#E8E8E8", "#BDBDBD", "#222222"
 # The task that the drawing follows, where it is there.
 _CHOSEN = "derain"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One photograph before and after.
+
+    Attributes:
+        task, dataset, image: which photograph.
+        before, after: degraded and restored by weight modulation, float32 (H, W, 3) in [0, 1], cropped to 4:3.
+        psnr: (before, after) of the whole photograph in dB.
+        files: (before, after), as `results/samples.csv` names them.
+    """
+
+    task: str
+    dataset: str
+    image: str
+    before: np.ndarray
+    after: np.ndarray
+    psnr: tuple[float, float]
+    files: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,39 @@ def figure1(
     rows |= {"parameters_per_task": f"{facts.per_task:g}", "percent_of_backbone": f"{facts.share:.4f}"}
     table = pd.DataFrame(rows.items(), columns=["fact", "value"])
     table.to_csv(out_dir / "fig1_framework_facts.csv", index=False, lineterminator="\n")
+
+
+def strips(samples: pd.DataFrame | Path, results_dir: Path) -> list[Strip]:
+    """One strip per task, in the order of the tasks; the photographs of figure 4.
+
+    Raises:
+        InputError: a picture is missing, or no task has a picture restored by weight modulation.
+    """
+    parts = {part.task.iloc[0]: part.drop_duplicates("method").set_index("method") for part in shown_samples(samples)}
+    found = [
+        _strip(parts[task], results_dir) for task in in_order(list(parts), TASKS) if "modulation" in parts[task].index
+    ]
+    if not found:
+        raise InputError("results/samples.csv has no picture restored by modulation; run `dvc repro evaluate`")
+    return found
+
+
+def strip_table(found: list[Strip]) -> pd.DataFrame:
+    """What the strips show: columns task, dataset, image, method, psnr, file."""
+    rows = [
+        [strip.task, strip.dataset, strip.image, method, psnr, file]
+        for strip in found
+        for method, psnr, file in zip(("input", "modulation"), strip.psnr, strip.files, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["task", "dataset", "image", "method", "psnr", "file"])
+
+
+def _strip(rows: pd.DataFrame, results_dir: Path) -> Strip:
+    names = ["input", "modulation"]
+    files, psnr = [rows.file[name] for name in names], [float(rows.psnr[name]) for name in names]
+    before, after = (cropped(read_picture(results_dir / file)) for file in files)
+    facts = {key: rows[key].iloc[0] for key in ("task", "dataset", "image")}
+    return Strip(**facts, before=before, after=after, psnr=(psnr[0], psnr[1]), files=(files[0], files[1]))
 
 
 def read_facts(energy: pd.DataFrame | Path, selection: Path, metrics: Path) -> Facts:

@@ -1,97 +1,78 @@
-"""Figure 3: what the network is told, what it is given, and what it makes of it, one strip per task."""
+"""Figure 3: what a person says to the network, what it is given, and what it makes of it, one strip per task."""
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from instruct_ipt.errors import InputError
-from instruct_ipt.report import in_order
-from instruct_ipt.report.figure4 import crop_box, read_picture, row_label, shown_samples
+from instruct_ipt.report import read_result
+from instruct_ipt.report.figure4 import ASPECT, cropped, read_picture
 from instruct_ipt.report.style import GREY, PAGE_IN, TASK_COLOURS, publish
-from instruct_ipt.tasks import TASKS
 
-ASPECT = 4 / 3
 # Inches: left of the pictures, between columns, above them, and below each.
-_LEFT, _GAP, _TOP, _BELOW = 0.22, 0.05, 0.32, 0.19
+_LEFT, _GAP, _TOP, _BELOW = 0.22, 0.05, 0.62, 0.19
+_LETTERS = 24
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One photograph before and after.
+    """One photograph, and what was said about it.
 
     Attributes:
-        task, dataset, image: which photograph.
-        before, after: degraded and restored by weight modulation, float32 (H, W, 3) in [0, 1], cropped to 4:3.
+        task: what damaged it.
+        text: what a person said.
+        understood: what the reader made of it, in a few words.
+        before, after: float32 (H, W, 3) in [0, 1], cropped to 4:3.
         psnr: (before, after) of the whole photograph in dB.
-        files: (before, after), as `results/samples.csv` names them.
     """
 
     task: str
-    dataset: str
-    image: str
+    text: str
+    understood: str
     before: np.ndarray
     after: np.ndarray
     psnr: tuple[float, float]
-    files: tuple[str, str]
 
 
-def figure3(samples: pd.DataFrame | Path, results_dir: Path, out_dir: Path) -> None:
-    """Write ``fig3_instruction.{png,svg,csv}``: one strip per task under what the network is told, the task's name.
+def figure3(demo: pd.DataFrame | Path, results_dir: Path, out_dir: Path) -> None:
+    """Write ``fig3_instruction.{png,svg,csv}``: per task a sentence, the photograph, and what came back.
 
     Args:
-        samples: `results/samples.csv`; of several noise levels the highest is shown.
-        results_dir: folder that the files in ``samples`` are relative to.
+        demo: `results/demo.csv`.
+        results_dir: folder that the files in ``demo`` are relative to.
         out_dir: folder to write to; it is made.
 
     Raises:
-        InputError: a column or picture is missing, or no task has a picture restored by weight modulation.
+        InputError: a column or picture is missing, or there are no rows.
     """
-    found = strips(samples, results_dir)
-    publish("fig3_instruction", strip_table(found), lambda _: _draw(found), out_dir)
+    columns = ("task", "text", "understood", "input", "output")
+    table = read_result(demo, "results/demo.csv", columns, ("strength", "psnr_input", "psnr"))
+    found = [_strip(row, results_dir) for row in table.to_dict("records")]
+    publish("fig3_instruction", table, lambda _: _draw(found), out_dir)
 
 
-def strips(samples: pd.DataFrame | Path, results_dir: Path) -> list[Strip]:
-    """One strip per task, in the order of the tasks; the photographs of figure 4.
+def caption(understood: str, strength: float) -> str:
+    """What was made of a sentence: ``derain``, ``dehaze, strength 0.5``, ``denoise + desnow`` or ``refused``.
 
-    Raises:
-        InputError: a picture is missing, or no task has a picture restored by weight modulation.
+    Args:
+        understood: as in `results/demo.csv`: ``task=weight``, separated by blanks, or ``refused``.
+        strength: of the reading; NaN for a refusal.
     """
-    parts = {part.task.iloc[0]: part.drop_duplicates("method").set_index("method") for part in shown_samples(samples)}
-    found = [
-        _strip(parts[task], results_dir) for task in in_order(list(parts), TASKS) if "modulation" in parts[task].index
-    ]
-    if not found:
-        raise InputError("results/samples.csv has no picture restored by modulation; run `dvc repro evaluate`")
-    return found
+    tasks = " + ".join(part.partition("=")[0] for part in understood.split())
+    return tasks if strength == 1 or np.isnan(strength) else f"{tasks}, strength {strength:g}"
 
 
-def strip_table(found: list[Strip]) -> pd.DataFrame:
-    """What the strips show: columns task, dataset, image, method, psnr, file."""
-    rows = [
-        [strip.task, strip.dataset, strip.image, method, psnr, file]
-        for strip in found
-        for method, psnr, file in zip(("input", "modulation"), strip.psnr, strip.files, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["task", "dataset", "image", "method", "psnr", "file"])
-
-
-def _strip(rows: pd.DataFrame, results_dir: Path) -> Strip:
-    names = ["input", "modulation"]
-    files, psnr = [rows.file[name] for name in names], [float(rows.psnr[name]) for name in names]
-    before, after = (_cropped(read_picture(results_dir / file)) for file in files)
-    facts = {key: rows[key].iloc[0] for key in ("task", "dataset", "image")}
-    return Strip(**facts, before=before, after=after, psnr=(psnr[0], psnr[1]), files=(files[0], files[1]))
-
-
-def _cropped(picture: np.ndarray) -> np.ndarray:
-    top, left, height, width = crop_box(*picture.shape[:2], ASPECT)
-    return picture[top : top + height, left : left + width]
+def _strip(row: dict[str, Any], results_dir: Path) -> Strip:
+    before, after = (cropped(read_picture(results_dir / row[key])) for key in ("input", "output"))
+    psnr = float(row["psnr_input"]), float(row["psnr"])
+    return Strip(row["task"], row["text"], caption(row["understood"], row["strength"]), before, after, psnr)
 
 
 def _draw(found: list[Strip]) -> Figure:
@@ -106,11 +87,21 @@ def _draw(found: list[Strip]) -> Figure:
             axes = figure.add_axes(np.array([_LEFT + column * wide, bottom, wide - _GAP, high]) / scale)
             _picture(axes, (strip.before, strip.after)[row], strip.psnr[row])
             if row == 0:
-                box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": TASK_COLOURS.get(strip.task, GREY), "lw": 1.2}
-                axes.set_title(row_label(strip.task, strip.dataset), fontsize=7.5, pad=7, bbox=box)
+                _say(axes, strip)
             if column == 0:
                 axes.set_ylabel(label)
     return figure
+
+
+def _say(axes: Axes, strip: Strip) -> None:
+    """The sentence as a speech bubble over the strip, and below it what was understood."""
+    lines = "\n".join(textwrap.wrap(strip.text, _LETTERS))
+    box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": TASK_COLOURS.get(strip.task, GREY), "lw": 1.2}
+    axes.annotate(
+        f"“{lines}”", (0.5, 1), (0, 36), xycoords="axes fraction", textcoords="offset points", ha="center",
+        va="center", fontsize=6.5, bbox=box, annotation_clip=False,
+    )  # fmt: skip
+    axes.set_title(f"read as {strip.understood}", fontsize=6.5, pad=4)
 
 
 def _picture(axes: Axes, image: np.ndarray, psnr: float) -> None:

@@ -18,8 +18,9 @@ from instruct_ipt.report.style import METHOD_LABELS, PAGE_IN, YELLOW, publish
 
 ROW_ORDER = ("denoise", "derain", "dehaze", "deblur", "desnow")
 COLUMNS = ("input", "shared", "film", "modulation", "clean")
+ASPECT = 4 / 3
+"""Width over height of the photographs in the figures."""
 _MOST_ROWS = 3
-_ASPECT = 4 / 3
 # The window is 0.16 of the height and the inset 0.42: an inset in the corner across never covers the window.
 _WINDOW, _INSET = 0.16, 0.42
 
@@ -101,10 +102,16 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
 
 
-def crop_box(height: int, width: int, aspect: float = _ASPECT) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, aspect: float = ASPECT) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the largest centred crop with width / height = ``aspect``, in pixels."""
     high, wide = min(height, round(width / aspect)), min(width, round(height * aspect))
     return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+def cropped(picture: np.ndarray) -> np.ndarray:
+    """The centre of a picture (H, W, 3), of the figures' aspect."""
+    top, left, height, width = crop_box(*picture.shape[:2])
+    return picture[top : top + height, left : left + width]
 
 
 def hardest_window(degraded: np.ndarray, clean: np.ndarray, side: int) -> tuple[int, int]:
@@ -164,7 +171,7 @@ def _table(rows: list[Row]) -> pd.DataFrame:
 def _draw(rows: list[Row]) -> Figure:
     methods = [method for method in COLUMNS if any(method in row.images for row in rows)]
     cell = PAGE_IN / len(methods)
-    figure = Figure(figsize=(PAGE_IN, ((cell - 0.04) / _ASPECT + 0.135) * len(rows) + 0.33), layout="constrained")
+    figure = Figure(figsize=(PAGE_IN, ((cell - 0.04) / ASPECT + 0.135) * len(rows) + 0.33), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(rows), len(methods), squeeze=False)
     for line, row in zip(grid, rows, strict=True):

@@ -55,12 +55,12 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "fig3_instruction",
-        "Figure 3. One network, commanded by the task",
-        "Each strip: what the network is told, the degraded photograph, and what it makes of it. Photographs: test "
-        "split, median gain.",
-        "Five pairs of photographs, degraded and restored, each under the name of its task. The PSNR values are in "
-        "fig3_instruction.csv.",
-        "dvc repro evaluate figures",
+        "Figure 3. One network, commanded by a sentence",
+        "Each strip: what a person says (params.yaml: demo), what the reader takes it for, the degraded photograph, "
+        "and what comes back. Photographs: test split, median gain; PSNR of the whole photograph as an 8-bit picture.",
+        "Five pairs of photographs, degraded and restored, each under a sentence and what was understood. The "
+        "sentences and PSNR values are in fig3_instruction.csv.",
+        "dvc repro demo figures",
     ),
     Figure(
         "fig4_comparison",

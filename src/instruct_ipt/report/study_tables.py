@@ -243,6 +243,46 @@ def table10(cost: pd.DataFrame | Path, profile: str) -> Table:
     return Table("table10", caption, columns, rows.drop(columns="side"), None, outside)
 
 
+_READ = {
+    "right_task": "Right task", "combination": "Right combination", "accepted": "Accepted though to be refused",
+    "refusal_precision": "Refusals that were due", "refusal_recall": "Due refusals that were made",
+    "strength": "Strength on the right side of 1",
+}  # fmt: skip
+
+
+def table10b(instruction: pd.DataFrame | Path, profile: str) -> Table:
+    """How well sentences are read: the held-out test phrasings of the corpus.
+
+    Args:
+        instruction: `results/instruction.csv`.
+        profile: for the caption.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    numbers = ("value", "n", "ci_low", "ci_high")
+    rows = read_result(instruction, "results/instruction.csv", ("split", "metric", "of"), numbers)
+    rows = rows[(rows.split == "test") & rows.metric.isin(list(_READ))].drop(columns="split").reset_index(drop=True)
+    kinds = ["" if of == "all" else f": {of.replace('_', ' ')}" for of in rows.of]
+    rows["_shown"] = [_READ[metric] + kind for metric, kind in zip(rows.metric, kinds, strict=True)]
+    rows["percent"] = 100 * rows.value
+    rows["_interval"] = [
+        f"[{100 * low:.0f}, {100 * high:.0f}]" for low, high in zip(rows.ci_low, rows.ci_high, strict=True)
+    ]
+    columns = (
+        Column("_shown", "Instructions"),
+        Column("percent", "Share (%)", 1),
+        Column("_interval", "95 % interval"),
+        Column("n", "Texts", 0),
+    )
+    caption = (
+        f"How well instructions are read (table 10, second part, by an assumed mapping). Profile {profile}. Phrasings "
+        "of the corpus whose templates never occur in training, test split, 1 seed; 95 % interval: Wilson. Nothing is "
+        "marked: the rows answer different questions. docs/instruction.md scores texts by another author."
+    )
+    return Table("table10b", caption, columns, rows.drop(columns="value"))
+
+
 # ---- what the tables share ------------------------------------------------------------------------------------------
 
 

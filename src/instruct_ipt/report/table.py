@@ -54,7 +54,7 @@ class Table:
     """A table to be written.
 
     Attributes:
-        name: file name without suffix; ends with the two digits of the table's number.
+        name: file name without suffix: `table`, two digits, perhaps a letter for a further part.
         caption: one paragraph of plain text.
         columns: what is shown, in order; the empty one for the paper's values comes after them.
         rows: the values; columns that are not shown are still in the CSV, but for those that start with `_`.
@@ -68,6 +68,11 @@ class Table:
     rows: pd.DataFrame
     within: str | None = None
     outside: tuple[int, ...] = ()
+
+    @property
+    def number(self) -> str:
+        """``1`` of `table01`, ``10b`` of `table10b`."""
+        return self.name.removeprefix("table").lstrip("0") or "0"
 
 
 def interval_cells(key: str, interval: Interval) -> dict[str, float]:
@@ -155,7 +160,7 @@ def _markdown(table: Table, rows: list[list[str]], marks: list[list[str]]) -> st
         line([_MARKDOWN_MARKS[mark] % _markdown_text(cell) for cell, mark in zip(cells, marked, strict=True)])
         for cells, marked in zip(rows, marks, strict=True)
     ]
-    return "\n".join([f"**Table {int(table.name[-2:])}.** {table.caption}", "", line(head), line(rule), *body, ""])
+    return "\n".join([f"**Table {table.number}.** {table.caption}", "", line(head), line(rule), *body, ""])
 
 
 def _markdown_text(text: str) -> str:

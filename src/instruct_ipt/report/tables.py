@@ -15,14 +15,23 @@ from instruct_ipt.report.benchmark_tables import (
 )
 from instruct_ipt.report.figure2 import rank_budgets
 from instruct_ipt.report.heatmaps import selected_groups
-from instruct_ipt.report.study_tables import read_cell_images, read_cells, table01, table02, table03, table09, table10
+from instruct_ipt.report.study_tables import (
+    read_cell_images,
+    read_cells,
+    table01,
+    table02,
+    table03,
+    table09,
+    table10,
+    table10b,
+)
 from instruct_ipt.report.table import write_table
 
 __all__ = ["images_per_set", "read_benchmark", "snow_note", "write_tables"]
 
 
 def write_tables(root: Path, out_dir: Path, validation_images: int | None = None) -> None:
-    """Write ``table01`` to ``table10`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
+    """Write ``table01`` to ``table10`` and ``table10b`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
 
     Args:
         root: folder that holds `results/`, `ablations/` and `models/selection.json`. Of the ablation cells only those
@@ -49,6 +58,7 @@ def write_tables(root: Path, out_dir: Path, validation_images: int | None = None
         *(detail(name, scores, images) for name in DETAILS),
         table09(cells, cell_images, seen),
         table10(results / "cost.csv", profile),
+        table10b(results / "instruction.csv", profile),
     )
     for table in tables:
         write_table(table, out_dir)

@@ -176,6 +176,8 @@ def finished_equal(params: Params, cell: Cell) -> Cell | None:
         recorded = provenance.read_record(folder / "provenance.json")
         if recorded is None or not (folder / "metrics.json").is_file():
             continue
-        if not provenance.differences(recorded, cell_record(params, other)):
+        now = cell_record(params, other)
+        # The digests, not the values: what was a tuple is a list once it stood in a file.
+        if all(recorded.get(key) == now[key] for key in ("params_digest", "code_digest", "inputs")):
             return other
     return None

@@ -26,7 +26,7 @@ def run(context: Context) -> None:
     samples, energy = RESULTS / "samples.csv", RESULTS / "rank_energy.csv"
     figure1(samples, RESULTS, energy, SELECTION, MODELS / "modulation" / "metrics.json", out)
     figure2(energy, RESULTS / "rank_strategy.csv", out)
-    figure3(samples, RESULTS, out)
+    figure3(RESULTS / "demo.csv", RESULTS, out)
     figure4(samples, RESULTS, out)
     figure_sensitivity(RESULTS / "sensitivity.csv", SELECTION, out)
     figure_conflict(RESULTS / "task_conflict.csv", out)
