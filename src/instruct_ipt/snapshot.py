@@ -103,11 +103,14 @@ def _cells_together(params: Params) -> dict[str, str]:
 
 
 def _last_rows() -> dict[str, dict[str, str]]:
-    """Stage or cell -> its last row of `logs/runtime.csv`."""
+    """Stage or cell -> its last row of `logs/runtime.csv`; of the grid the longest, for later ones find cells done."""
     if not RUNTIME.is_file():
         raise InputError(f"{RUNTIME} does not exist; `make repro` writes it")
     with RUNTIME.open(newline="", encoding="utf-8") as stream:
-        return {row["stage"]: row for row in csv.DictReader(stream)}
+        rows = list(csv.DictReader(stream))
+    grids = [row for row in rows if row["stage"] == "ablations"]
+    longest = {"ablations": max(grids, key=lambda row: float(row["seconds"]))} if grids else {}
+    return {row["stage"]: row for row in rows} | longest
 
 
 def _replace_block(readme: Path, block: str) -> None:

@@ -280,7 +280,7 @@ def test_table10_counts_a_task(folder: Path) -> None:
 def test_table10b_shows_the_held_out_phrasings(folder: Path) -> None:
     assert _line(folder, "table10b", "Right task") == "| Right task | 85.0 | [79, 89] | 200 |  |"
     table = pd.read_csv(folder / "table10b.csv")
-    assert list(table.metric) == ["right_task", "accepted"], "neither validation nor calibration"
+    assert list(table.metric) == ["right_task", "combination", "accepted"], "neither validation nor calibration"
     assert "Accepted though to be refused: out of scope" in (folder / "table10b.md").read_text(encoding="utf-8")
 
 

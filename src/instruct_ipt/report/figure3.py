@@ -98,7 +98,7 @@ def _say(axes: Axes, strip: Strip) -> None:
     lines = "\n".join(textwrap.wrap(strip.text, _LETTERS))
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": TASK_COLOURS.get(strip.task, GREY), "lw": 1.2}
     axes.annotate(
-        f"“{lines}”", (0.5, 1), (0, 36), xycoords="axes fraction", textcoords="offset points", ha="center",
+        f"“{lines}”", (0.5, 1), (0, 27), xycoords="axes fraction", textcoords="offset points", ha="center",
         va="center", fontsize=6.5, bbox=box, annotation_clip=False,
     )  # fmt: skip
     axes.set_title(f"read as {strip.understood}", fontsize=6.5, pad=4)

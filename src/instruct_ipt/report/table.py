@@ -7,6 +7,7 @@ paper's values are not public either: their column stays empty.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from instruct_ipt.report.intervals import Interval
 
 PAPER = "Paper (not public)"
 _MISSING = "–"
+_HEAD_LETTERS = 14
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -169,14 +171,17 @@ def _markdown_text(text: str) -> str:
 
 def _latex(table: Table, rows: list[list[str]], marks: list[list[str]]) -> str:
     spec = "".join("l" if column.digits is None else "r" for column in table.columns)
-    head = " & ".join(escape_latex(column.title) for column in table.columns)
+    head = " & ".join(_latex_head(column) for column in table.columns)
     lines = [
         "% Needs \\usepackage{booktabs,graphicx}.",
         "\\begin{table*}",
         "\\centering",
+        "\\setlength{\\belowcaptionskip}{6pt}",
+        "\\setlength{\\tabcolsep}{4pt}",
         f"\\caption{{{escape_latex(table.caption)}}}",
         f"\\label{{tab:{table.name}}}",
-        "\\resizebox{\\textwidth}{!}{%",
+        # Only what is wider than the page is made smaller.
+        "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{spec}}}",
         "\\toprule",
         f"{head} \\\\",
@@ -188,6 +193,13 @@ def _latex(table: Table, rows: list[list[str]], marks: list[list[str]]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _latex_head(column: Column) -> str:
+    """A heading on as many lines as keep its column narrow, which is what keeps a wide table readable."""
+    lines = [escape_latex(line) for line in textwrap.wrap(column.title, _HEAD_LETTERS, break_long_words=False)]
+    side = "l" if column.digits is None else "r"
+    return lines[0] if len(lines) == 1 else f"\\shortstack[{side}]{{" + " \\\\ ".join(lines) + "}"
 
 
 def _latex_body(table: Table, rows: list[list[str]], marks: list[list[str]]) -> list[str]:
