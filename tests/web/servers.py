@@ -56,20 +56,25 @@ class Paced(nets.Plain):
     """Darkens by a quarter, and before each tile waits until the test lets it go on."""
 
     gate = threading.Event()
-    begun = threading.Semaphore(0)
+    started = threading.Semaphore(0)
     tiles = 0
 
     def correction(self, x: Tensor) -> Tensor:
         """Of (N, C, H, W): minus a quarter of it."""
         Paced.tiles += 1
-        Paced.begun.release()
+        Paced.started.release()
         assert Paced.gate.wait(20)
         return -x / 4
 
 
+def begun() -> None:
+    """Wait until a tile of a `Paced` network is begun."""
+    assert Paced.started.acquire(timeout=20)
+
+
 def paced() -> Restorer:
     """A restorer that waits for `Paced.gate`, shut until a test opens it."""
-    Paced.gate, Paced.begun, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
+    Paced.gate, Paced.started, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
     return Restorer(modulate(Paced(), TASKS, ["scale"], RankRule("constant", 1)), "cpu", GUIDES)
 
 
@@ -105,9 +110,12 @@ def serving(restorer: Restorer, limits: Limits | None = None) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         until(lambda: server.started)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            Paced.gate.set()
+            server.should_exit = True
+            thread.join(20)
         assert not thread.is_alive()
 
 

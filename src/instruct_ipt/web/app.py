@@ -16,7 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from instruct_ipt import __version__
+import instruct_ipt
 from instruct_ipt.errors import InputError
 from instruct_ipt.restoration import Choice, Restorer
 from instruct_ipt.restoration.choice import parse_task
@@ -95,7 +95,7 @@ def create_app(restorer: Restorer, limits: Limits | None = None, names: Collecti
     app = FastAPI(
         title="Instruct-IPT",
         description="Restores photographs. Nothing is kept: a photo lives in memory until its answer has gone.",
-        version=__version__,
+        version=instruct_ipt.__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -146,7 +146,7 @@ def _add_facts(app: FastAPI, restorer: Restorer, limits: Limits, line: Line) -> 
     @app.get("/health")
     async def health() -> dict[str, str | int]:
         """Whether the server answers, and how many places of its line are taken."""
-        return {"status": "ok", "version": __version__, **line.counts()}
+        return {"status": "ok", "version": instruct_ipt.__version__, **line.counts()}
 
     @app.get("/api/about")
     def about() -> dict[str, Any]:

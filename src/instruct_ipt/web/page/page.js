@@ -24,7 +24,7 @@ let settling = 0;
 // ---- what is shown
 
 function complain(error) {
-  ui.problem.textContent = error.message;
+  ui.problem.textContent = error.message[0].toUpperCase() + error.message.slice(1);
   ui.problem.hidden = false;
   ui.problem.scrollIntoView({ block: "nearest" });
 }
@@ -38,8 +38,8 @@ function show(image, blob) {
 }
 
 function fit(image) {
-  ui.stage.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
-  ui.stage.style.setProperty("--own", `${image.naturalWidth}px`);
+  ui.pair.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  ui.pair.style.setProperty("--own", `${image.naturalWidth}px`);
 }
 
 function forget() {
@@ -55,13 +55,12 @@ function understand(answer, confirm = false) {
   asked = { ...answer };
   ui.source.textContent = SOURCES[answer.source];
   ui.weights.replaceChildren(...Object.entries(answer.weights).filter(([, weight]) => weight > 0).map(([task, weight]) => {
-    const row = document.createElement("li"), name = document.createElement("span"), meter = document.createElement("meter");
+    const row = document.createElement("li"), name = document.createElement("span"), bar = document.createElement("i");
     const share = document.createElement("span");
     name.textContent = word(task);
-    meter.value = weight;
-    meter.setAttribute("aria-hidden", "true");
+    bar.style.setProperty("--share", `${100 * weight}%`);
     share.textContent = `${Math.round(100 * weight)} %`;
-    row.append(name, meter, share);
+    row.append(name, bar, share);
     return row;
   }));
   ui.strength.value = answer.strength;
@@ -214,7 +213,8 @@ const mega = count => Number((count / 1e6).toPrecision(3));
 /** The photo cannot be shown here, as no browser shows a TIFF; the server may read it all the same. */
 function blind() {
   show(ui.before, null);
-  ui.stage.style.setProperty("--ratio", 1.5);
+  ui.pair.style.setProperty("--ratio", 1.5);
+  ui.pair.style.removeProperty("--own");
   const note = document.createElement("p");
   note.className = "blind note";
   note.textContent = "Your browser does not show this kind of file. It is shown as soon as it is restored.";
