@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 import uvicorn
 from PIL import Image
@@ -20,7 +21,7 @@ from instruct_ipt.instruction import Estimate
 from instruct_ipt.modulation import RankRule, modulate
 from instruct_ipt.restoration import Guides, Restorer
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.web import Limits, create_app
+from instruct_ipt.web import Limits, create_app, line
 
 from ..restoration import hostile, nets
 
@@ -63,13 +64,30 @@ class Paced(nets.Plain):
         """Of (N, C, H, W): minus a quarter of it."""
         Paced.tiles += 1
         Paced.started.release()
-        assert Paced.gate.wait(20)
+        assert Paced.gate.wait(60)
         return -x / 4
 
 
 def begun() -> None:
     """Wait until a tile of a `Paced` network is begun."""
-    assert Paced.started.acquire(timeout=20)
+    assert Paced.started.acquire(timeout=60)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Move the clock by which work is timed."""
+    monkeypatch.setattr(line, "monotonic", lambda: time.monotonic() + seconds)
+
+
+def leaving(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Is set when the server has noticed that somebody left, or has answered him."""
+    noticed, leave = threading.Event(), line.Place.leave
+
+    def told(place: line.Place) -> None:
+        leave(place)
+        noticed.set()
+
+    monkeypatch.setattr(line.Place, "leave", told)
+    return noticed
 
 
 def paced() -> Restorer:
@@ -115,11 +133,11 @@ def serving(restorer: Restorer, limits: Limits | None = None) -> Iterator[str]:
         finally:
             Paced.gate.set()
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
         assert not thread.is_alive()
 
 
-def until(happens: object, seconds: float = 10) -> None:
+def until(happens: object, seconds: float = 60) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not happens():  # type: ignore[operator]

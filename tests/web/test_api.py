@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -18,10 +17,10 @@ import pytest
 import requests
 from PIL import Image
 
+from instruct_ipt import __version__
 from instruct_ipt.report import html as report
 from instruct_ipt.web import Limits
 from instruct_ipt.web.app import PAGE
-from instruct_ipt.web.line import Place
 from instruct_ipt.web.work import restored_name
 
 from ..restoration import hostile, nets
@@ -189,7 +188,7 @@ def test_a_reply_comes_before_an_upload_that_is_announced_too_long(url):
 def raw(url: str, headers: str, body: bytes = b"", path: str = RESTORE) -> socket.socket:
     """A client that has sent a request's head, and as much of its body."""
     parts = urlsplit(url)
-    client = socket.create_connection((parts.hostname, parts.port), timeout=20)
+    client = socket.create_connection((parts.hostname, parts.port), timeout=60)
     head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}\r\n\r\n"
     client.sendall(head.encode() + body)
     return client
@@ -209,22 +208,22 @@ def test_an_answer_that_is_not_taken_is_given_up():
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     sent = hostile.saved(Image.fromarray(noise), "BMP")
     head, path = f"Content-Length: {len(sent)}", "/api/restore?task=derain&strength=0"
-    with servers.serving(servers.darker(), Limits(pause=0.5)) as url, raw(url, head, path=path) as client:
+    with servers.serving(servers.darker(), Limits(pause=2)) as url, raw(url, head, path=path) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(sent)
         assert client.recv(15, socket.MSG_WAITALL) == b"HTTP/1.1 200 OK"
-        servers.until(lambda: taken(url) == 0, 20)
+        servers.until(lambda: taken(url) == 0)
 
 
-def test_work_that_takes_too_long_ends_at_the_next_tile():
-    with servers.serving(servers.paced(), Limits(seconds=0.3)) as url, ThreadPoolExecutor() as pool:
+def test_work_that_takes_too_long_ends_at_the_next_tile(monkeypatch):
+    with servers.serving(servers.paced(), Limits(seconds=100)) as url, ThreadPoolExecutor() as pool:
         asked = pool.submit(requests.post, url + RESTORE, data=LONG)
         servers.begun()
-        threading.Event().wait(0.4)
+        servers.later(monkeypatch, 101)
         servers.Paced.gate.set()
         answer = asked.result()
         assert answer.status_code == 503
-        assert "longer than the 0.3 s that are allowed (1 of 2 parts were done)" in answer.json()["error"]
+        assert "longer than the 100 s that are allowed (1 of 2 parts were done)" in answer.json()["error"]
         assert servers.Paced.tiles == 1 and taken(url) == 0
 
 
@@ -273,17 +272,11 @@ def test_who_leaves_while_waiting_frees_the_place_and_the_work_is_not_done():
 
 @pytest.mark.parametrize("path", [RESTORE, "/api/restore/live?task=derain"])
 def test_who_leaves_while_worked_on_stops_the_work_at_the_next_tile(monkeypatch, path):
-    noticed, leave = threading.Event(), Place.leave
-
-    def leaving(place: Place) -> None:
-        leave(place)
-        noticed.set()
-
-    monkeypatch.setattr(Place, "leave", leaving)
+    noticed = servers.leaving(monkeypatch)
     with servers.serving(servers.paced()) as url:
         with raw(url, f"Content-Length: {len(LONG)}", LONG, path):
             servers.begun()
-        assert noticed.wait(10) and taken(url) == 1
+        assert noticed.wait(60) and taken(url) == 1
         servers.Paced.gate.set()
         servers.until(lambda: taken(url) == 0)
         assert servers.Paced.tiles == 1
@@ -337,7 +330,7 @@ def test_a_defect_is_one_line_too_and_the_server_goes_on(monkeypatch):
         ("evil.example", 400),
         ("127.0.0.1.evil.example", 400),
         ("localhost.evil.example:8080", 400),
-        ("evil.example@localhost", 200),
+        ("evil.example@localhost", 400),
         ("[::1", 400),
         ("", 400),
     ],
@@ -382,7 +375,7 @@ def test_every_answer_tells_browsers_what_the_page_may_do(url, path):
 
 @pytest.mark.parametrize("path", ["/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "//etc/passwd", "/%00"])
 def test_no_other_file_is_served(url, path):
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("GET", path)
     answer = connection.getresponse()
     assert answer.status == 404 and b"import" not in answer.read()
@@ -433,7 +426,7 @@ def test_nothing_is_written_to_disk(url):
 
 
 def test_health_facts_and_description(url):
-    assert requests.get(f"{url}/health").json() == {"status": "ok", "version": "0.1.0", "taken": 0, "places": 9}
+    assert requests.get(f"{url}/health").json() == {"status": "ok", "version": __version__, "taken": 0, "places": 9}
     about = requests.get(f"{url}/api/about").json()
     assert about["tasks"] == list(nets.TASKS) and about["can_read"] and about["can_guess"]
     assert about["limits"]["bytes"] == SMALL.bytes and about["limits"]["pixels"] == SMALL.pixels

@@ -106,7 +106,8 @@ def _seen(page: Page) -> np.ndarray:
 def _light(page: Page) -> tuple[float, float]:
     """Mean brightness near the left and near the right edge of the picture."""
     seen = _seen(page)
-    return float(seen[:, 4:24].mean()), float(seen[:, -24:-4].mean())
+    # Above the divider's handle and the two tags.
+    return float(seen[10:70, 8:24].mean()), float(seen[10:70, -24:-8].mean())
 
 
 def _downloaded(page: Page) -> tuple[str, bytes]:
@@ -154,6 +155,7 @@ def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
 
 
 def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(visit: Visit, url: str) -> None:
+    visit.page.clock.install()
     page = visit.open(url)
     sent = _give(page)
     page.get_by_role("button", name="Snow").click()
@@ -162,19 +164,17 @@ def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(vi
     first = _downloaded(page)[1]
     assert np.abs(_pixels(first) - _pixels(sent) * 0.5).max() <= 1
     page.get_by_label("Strength").focus()
-    with page.expect_response(lambda answer: "strength=0.8" in answer.url):
-        for _ in range(4):
-            page.keyboard.press("ArrowLeft")
-    page.wait_for_function("old => document.getElementById('download').href !== old", arg=_href(page))
+    before = page.locator("#download").get_attribute("href") or ""
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+        page.clock.run_for(300)
+    page.clock.run_for(200)
+    page.locator(f"#download:not([href='{before}'])").wait_for()
     _done(page)
     assert page.locator("#amount").inner_text() == "0.8"
     assert np.abs(_pixels(_downloaded(page)[1]) - _pixels(sent) * 0.6).max() <= 1
     strengths = re.findall(r"strength=([\d.]+)", " ".join(visit.requests))
     assert strengths == ["1", "0.8"], "the steps between were not rendered"
-
-
-def _href(page: Page) -> str:
-    return page.locator("#download").get_attribute("href") or ""
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
@@ -211,7 +211,7 @@ def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: 
     assert "Guessed" in page.locator("#understood").inner_text() and "80 %" in page.locator("#weights").inner_text()
     assert page.get_by_text("The guess is often wrong").is_visible()
     assert not page.locator("#download").is_visible() and not any("restore" in url for url in visit.requests)
-    page.wait_for_function("document.activeElement.id === 'go'")
+    page.locator("#go:focus").wait_for()
     page.keyboard.press("Enter")
     _done(page)
     assert not agree.is_visible() and page.get_by_text("The guess is often wrong").is_visible()
@@ -295,7 +295,7 @@ def test_what_the_page_knows_to_be_refused_is_not_sent(
     ("content", "button", "words"),
     [
         (b"these are words", "Noise", "The photo cannot be used: it is no PNG, JPEG"),
-        (servers.photo(width=WIDTH, height=HEIGHT)[:-900], "Noise", "It is damaged"),
+        (servers.photo(width=WIDTH, height=HEIGHT)[:-900], "Noise", "The photo cannot be used: it is damaged"),
         (GREY, "Guess from the photograph", "seems undamaged"),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
         page = visit.open(url)
         _give(page)
         page.get_by_role("button", name="Noise", exact=True).click()
-        _problem(page, "1 photos are being restored or wait; try again in")
+        _problem(page, "The server is busy and its line is full (places: 1); try again in")
         servers.Paced.gate.set()
         _done(other)
         page.get_by_role("button", name="Noise", exact=True).click()
@@ -358,18 +358,19 @@ def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
     visit.complaints = [text for text in visit.complaints if "ERR_CONNECTION_REFUSED" not in text]
 
 
-def test_a_photo_that_takes_too_long_is_said(visit: Visit) -> None:
-    with servers.serving(servers.paced(), Limits(seconds=0.3)) as url:
+def test_a_photo_that_takes_too_long_is_said(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.serving(servers.paced(), Limits(seconds=100)) as url:
         page = visit.open(url)
         _give(page, servers.photo(width=900, height=40))
         page.get_by_role("button", name="Noise", exact=True).click()
         servers.begun()
-        page.wait_for_timeout(400)
+        servers.later(monkeypatch, 101)
         servers.Paced.gate.set()
-        _problem(page, "longer than the 0.3 s that are allowed (1 of 2 parts were done)")
+        _problem(page, "longer than the 100 s that are allowed (1 of 2 parts were done)")
 
 
-def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit) -> None:
+def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    noticed = servers.leaving(monkeypatch)
     with servers.serving(servers.paced()) as url:
         page = visit.open(url)
         _give(page, servers.photo(width=900, height=40))
@@ -380,7 +381,8 @@ def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit) -> None:
         assert page.get_by_role("alert").is_hidden() and not page.locator("#download").is_visible()
         # The next one waits until the tile in work is finished; the other tile is not begun.
         page.get_by_role("button", name="Rain", exact=True).click()
-        page.get_by_text("Waiting").wait_for()
+        page.get_by_text("Waiting: 1 photograph ahead").wait_for()
+        assert noticed.wait(60)
         servers.Paced.gate.set()
         _done(page)
         assert servers.Paced.tiles == 1 + 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from .limits import Gone, Refused
 from .line import Place
 from .work import Restored
 
+_log = logging.getLogger(__name__)
 LIVE = "application/x-ndjson"
 _PIECE = 1 << 18
 _TICK = 0.25
@@ -97,9 +99,9 @@ async def live(place: Place, request: Request) -> AsyncIterator[bytes]:
         raise
     except Exception as error:
         status, message = error_of(error)
-        yield _line({"state": "error", "status": status, "error": message})
         if status == 500:
-            raise
+            _log.error("a restoration failed", exc_info=error)
+        yield _line({"state": "error", "status": status, "error": message})
         return
     yield _line({"state": "restored", **_facts(restored)})
     for part in restored.parts.values():

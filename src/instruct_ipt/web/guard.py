@@ -71,6 +71,8 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
+        if set(host) & set("@/?#"):
+            return False  # no host and port, but something that a parser may take for one
         if name in self._names:
             return True
         try:

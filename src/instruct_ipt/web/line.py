@@ -10,9 +10,9 @@ import asyncio
 import itertools
 import math
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 from .limits import Gone, Limits, Refused
@@ -75,7 +75,7 @@ class Place:
         """Seconds that the remaining tiles take if they are like those so far; None before the first is finished."""
         if not self.done:
             return None
-        return (time.monotonic() - self._first) / self.done * (self.total - self.done)
+        return (monotonic() - self._first) / self.done * (self.total - self.done)
 
     def leave(self) -> None:
         """The answer has gone, or the client has: what is not finished is not needed any more."""
@@ -86,7 +86,7 @@ class Place:
 
     def tiles(self, total: int) -> None:
         """*Worker*: from now on there are tiles."""
-        self.total, self._first = total, time.monotonic()
+        self.total, self._first = total, monotonic()
 
     def advance(self, done: int, total: int) -> None:
         """*Worker*: a tile is finished.
@@ -107,7 +107,7 @@ class Place:
         """
         if self._stopped.is_set():
             raise Gone
-        if time.monotonic() - self._begun > self._seconds:
+        if monotonic() - self._begun > self._seconds:
             raise Refused(
                 503,
                 f"the photo took longer than the {self._seconds:g} s that are allowed"
@@ -116,7 +116,7 @@ class Place:
             )
 
     def _run(self, work: Callable[[Place], Any]) -> Any:
-        self._begun = time.monotonic()
+        self._begun = monotonic()
         self.check()
         return work(self)
 
@@ -150,7 +150,9 @@ class Line:
                 busy = next((place.left for place in self._places if place.working), None)
                 retry = min(max(1, math.ceil(busy or _GUESS)), 600)
                 raise Refused(
-                    503, f"{len(self._places)} photos are being restored or wait; try again in {retry} s", retry
+                    503,
+                    f"the server is busy and its line is full (places: {len(self._places)}); try again in {retry} s",
+                    retry,
                 )
             place = Place(self, self._limits.seconds)
             self._places.append(place)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -58,12 +60,11 @@ def look(content: bytes, limits: Limits) -> Header:
     """The header of an upload; nothing is decoded.
 
     Raises:
-        Refused: no photo, or too large a one.
+        InputError: no photo.
+        Refused: too large a one.
     """
-    try:
+    with _of_photo():
         header = read_header(content)
-    except InputError as error:
-        raise Refused(422, f"the photo cannot be used: {error}") from error
     if header.width * header.height > limits.pixels:
         raise Refused(
             413,
@@ -80,7 +81,8 @@ def restore(content: bytes, header: Header, order: Order, restorer: Restorer, pl
         InputError: it cannot be decoded, or seems undamaged where it should be guessed.
         Gone, Refused: see `Place.check`.
     """
-    picture = read(content)
+    with _of_photo():
+        picture = read(content)
     before = picture.upright()
     choice = order.choice or restorer.guess(before, order.strength)
     place.check()
@@ -100,7 +102,18 @@ def guess(content: bytes, restorer: Restorer) -> Choice:
     Raises:
         InputError: it cannot be decoded, or seems undamaged.
     """
-    return restorer.guess(read(content).upright())
+    with _of_photo():
+        picture = read(content)
+    return restorer.guess(picture.upright())
+
+
+@contextlib.contextmanager
+def _of_photo() -> Iterator[None]:
+    """Says of what an error in the block speaks."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the photo cannot be used: {error}") from error
 
 
 def restored_name(name: str, format: str) -> str:
