@@ -50,7 +50,8 @@ class Guard:
             await send(message)
 
         problem = self._problem(scope["method"], Headers(scope=scope))
-        answer = JSONResponse({"error": problem[1]}, problem[0]) if problem else self._app
+        close = {"Connection": "close"}
+        answer = JSONResponse({"error": problem[1]}, problem[0], close) if problem else self._app
         await answer(scope, receive, marked)
 
     def _problem(self, method: str, headers: Headers) -> tuple[int, str] | None:

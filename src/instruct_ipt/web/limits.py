@@ -44,8 +44,9 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the answer."""
-        return {} if self.retry is None else {"Retry-After": str(self.retry)}
+        """Of the answer. Where an upload may not have ended, nothing more is read from that connection."""
+        found = {"Connection": "close"} if self.status in (408, 413) else {}
+        return found if self.retry is None else {**found, "Retry-After": str(self.retry)}
 
 
 class Gone(Exception):

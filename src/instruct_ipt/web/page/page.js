@@ -98,10 +98,14 @@ function told(line) {
 
 // ---- what is done
 
-/** Do one thing at a time: the one before is given up. */
-async function doing(first, work) {
+function stop() {
   clearTimeout(settling);
   running?.abort();
+}
+
+/** Do one thing at a time: the one before is given up. */
+async function doing(first, work) {
+  stop();
   const own = running = new AbortController();
   ui.problem.hidden = true;
   ui.progress.hidden = false;
@@ -177,7 +181,7 @@ const ways = {
 /** Take a file, unless the server would refuse it anyway. */
 async function take(file) {
   if (!file) return;
-  running?.abort();
+  stop();
   ui.problem.hidden = true;
   if (file.size > limits.bytes)
     return complain(new Error(`${file.name} has ${mega(file.size)} MB; at most ${mega(limits.bytes)} MB are taken.`));
@@ -222,7 +226,7 @@ function blind() {
 }
 
 function clear() {
-  running?.abort();
+  stop();
   forget();
   show(ui.before, null);
   [photo, asked] = [null, null];
