@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from .browsers import FLAGS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Tests compare bits and feed CPU tensors; a GPU, where there is one, would take the training. Before torch looks.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -34,3 +42,23 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, driven by Playwright; without it a test skips, or fails where IPT_REQUIRE_BROWSER is set."""
+    program = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        program = None
+    if program is None:
+        reason = "needs chromium (apt-get install chromium) and playwright (pip install playwright)"
+        if os.environ.get("IPT_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        # A profile of its own in a new folder, which goes when the browser is closed.
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS), headless=True)
+        yield opened
+        opened.close()

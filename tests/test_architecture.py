@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "instruction": set(),
     # Of data only the bounds on what is decoded: one rule for every file that enters.
     "restoration": {"backbone", "modulation", "instruction", "diffusion", "data"},
+    "web": {"restoration"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
                "instruction", "provenance", "params", "tracking"},
 }  # fmt: skip

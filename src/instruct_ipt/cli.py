@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from instruct_ipt import cli_data, cli_restore
+from instruct_ipt import cli_data, cli_restore, cli_serve
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 
@@ -36,6 +36,7 @@ def _add_stage(name: str, text: str) -> None:
 app.add_typer(cli_data.app, name="data", short_help="Fetch, verify, list and add image sets.")
 app.command()(cli_restore.restore)
 app.command()(cli_restore.release)
+app.command()(cli_serve.serve)
 
 for _stage in STAGES.values():
     _add_stage(_stage.name, _stage.help)

@@ -15,7 +15,7 @@ from instruct_ipt.errors import InputError
 
 if TYPE_CHECKING:
     from instruct_ipt.restoration.batch import Job, Outcome, Settings
-    from instruct_ipt.restoration.restorer import Restorer, Task
+    from instruct_ipt.restoration.restorer import Restorer
 
 _FORMATS = ("png", "jpeg", "webp", "tiff")
 
@@ -53,9 +53,10 @@ def restore(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     from instruct_ipt.restoration import Restorer
     from instruct_ipt.restoration.batch import Settings, plan
+    from instruct_ipt.restoration.choice import parse_task
 
     restorer = Restorer.load(weights)
-    settings = Settings(None if task is None else _parse(task), strength, tile, force, compare)
+    settings = Settings(None if task is None else parse_task(task), strength, tile, force, compare)
     if task is None and instruction is not None:
         asked = restorer.read(instruction, strength)
         print(f"understood: {asked}", file=sys.stderr)
@@ -77,20 +78,6 @@ def release(
 
     model = write_release(models, output, force)
     print(f"{output}: the backbone and a pack for each of {', '.join(model.tasks)}")
-
-
-def _parse(task: str) -> Task:
-    """`derain`, or `derain=0.7,denoise=0.3`."""
-    if "=" not in task:
-        return task
-    found: dict[str, float] = {}
-    for part in task.split(","):
-        name, _, value = part.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            raise InputError(f"--task {task}: {part!r} is not NAME=WEIGHT, as in derain=0.7") from None
-    return found
 
 
 def _run(planned: list[Job], restorer: Restorer, settings: Settings, jobs: int | None, as_json: bool) -> list[Outcome]:

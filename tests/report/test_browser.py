@@ -7,8 +7,6 @@ IPT_REQUIRE_BROWSER is set, as in CI, they fail.
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,51 +18,10 @@ from PIL import Image
 
 from instruct_ipt.report.runtime import COLUMNS, write_runtime
 
+from ..browsers import CONTRAST, DESK, PHONE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
-
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-PHONE, DESK = (390, 844), (1280, 900)
-
-# WCAG 2.2, success criterion 1.4.3: 4.5 to 1, for large text 3 to 1. A text's background is that of its nearest painted
-# ancestor. Canvas turns any notation of a colour into bytes.
-CONTRAST = """() => {
-  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-  const bytes = colour => {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = colour;
-    context.fillRect(0, 0, 1, 1);
-    return [...context.getImageData(0, 0, 1, 1).data];
-  };
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  const behind = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = bytes(getComputedStyle(e).backgroundColor);
-      if (colour[3] === 255) return colour;
-    }
-    return [255, 255, 255, 255];
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  let texts = 0;
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    const text = walker.currentNode.textContent.trim();
-    if (!text || element.closest("script, .unseen, .skip") || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
-    const [a, b] = [light(bytes(style.color)), light(behind(element))];
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    texts += 1;
-    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)}: ${text.slice(0, 40)}`);
-  }
-  return { texts, found };
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +32,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "logs/runtime.csv").write_text(rows, encoding="utf-8")
     write_runtime(folder / "logs/runtime.csv", folder / "logs/runtime.html")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        program = None
-    if program is None:
-        reason = "needs chromium (apt-get install chromium) and playwright (pip install playwright)"
-        if os.environ.get("IPT_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        # A profile of its own in a new folder, which goes when the browser is closed.
-        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS), headless=True)
-        yield opened
-        opened.close()
 
 
 class Visit:

@@ -36,6 +36,24 @@ class Choice:
         return f"{named}, strength {self.strength:g}"
 
 
+def parse_task(text: str) -> str | dict[str, float]:
+    """What a person types for a task: `derain`, or weights, `derain=0.7,denoise=0.3`.
+
+    Raises:
+        InputError: a part of it is no NAME=WEIGHT. Whether the names are known is not looked at.
+    """
+    if "=" not in text:
+        return text
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"task {text:.100}: {part!r:.60} is not NAME=WEIGHT, as in derain=0.7") from None
+    return found
+
+
 class Read(Protocol):
     """What a sentence asks for; `instruction.Reading` is one."""
 

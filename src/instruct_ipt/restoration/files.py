@@ -125,6 +125,12 @@ def side_by_side(before: np.ndarray, after: np.ndarray) -> bytes:
     return encode(Picture(np.concatenate([left, gap, right], axis=1), "RGB"), "JPEG")
 
 
+def preview(picture: Picture) -> bytes:
+    """A PNG that browsers show whatever the file was: upright, 8 bits, with its transparency and colour profile."""
+    seen = _shallow(picture)
+    return encode(replace(seen, pixels=np.ascontiguousarray(seen.upright()), orientation=1, exif=None), "PNG")
+
+
 def write(path: Path, content: bytes, force: bool) -> None:
     """Write a file whole or not at all: under another name in the same folder, then renamed.
 

@@ -148,6 +148,23 @@ class Restorer:
         weights = self.task_weights({task: weight / total for task, weight in known.items()})
         return Choice(weights, _strength(1.0 if strength is None else strength), "image")
 
+    @property
+    def can_read(self) -> bool:
+        """Whether sentences are understood: a reader stands beside the weights, and is sound."""
+        return self._has("reader")
+
+    @property
+    def can_guess(self) -> bool:
+        """Whether damage is guessed: an estimator stands beside the weights, and is sound."""
+        return self._has("estimator")
+
+    def _has(self, name: Literal["reader", "estimator"]) -> bool:
+        try:
+            self._guide(name)
+        except InputError:
+            return False
+        return True
+
     def _guide(self, name: Literal["reader", "estimator"]) -> Callable[..., Any]:
         try:
             return getattr(self._guides, name)

@@ -1,0 +1,88 @@
+"""`ipt serve`. Thin, like the rest of the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instruct_ipt.errors import InputError
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=2000, help="Largest file.")] = 50,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=100, help="Largest photo.")] = 50,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Longest work on one photo.")] = 900,
+    queue: Annotated[int, typer.Option(min=0, help="Photos that may wait while one is worked on.")] = 8,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which the server may be called; repeat for several.")
+    ] = None,
+) -> None:
+    """Serve the web page that restores photographs.
+
+    Nothing is kept on disk. By default only this computer can open the page.
+    """
+    # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    import uvicorn
+
+    from instruct_ipt.restoration import Restorer
+    from instruct_ipt.web import Limits, create_app
+    from instruct_ipt.web.limits import MB
+
+    limits = Limits(round(max_megabytes * MB), round(max_megapixels * MB), max_seconds, queue)
+    own = socket.gethostname()
+    app = create_app(Restorer.load(weights), limits, [host, own, *(allow_host or [])])
+    with _listening(host, port) as listener:
+        _tell(host, listener.getsockname()[1])
+        # h11 bounds the headers; connections beyond those of the line and a few that ask for small things are refused.
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=queue + 64,
+            timeout_graceful_shutdown=2,
+        )
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended in good order
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; give another --port or --host"
+        ) from error
+
+
+def _tell(host: str, port: int) -> None:
+    """Where the page is, and who can open it."""
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{port}/ restores photographs; Ctrl+C ends it", flush=True)
+    if not _is_loopback(host):
+        print(
+            f"ipt: warning: whoever can reach {host} can use this server: there is no password and no encryption",
+            file=sys.stderr,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

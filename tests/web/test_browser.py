@@ -1,0 +1,463 @@
+"""The page in a real browser: what a person can do with it works, by keyboard too, and every refusal is to be seen."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instruct_ipt.web import Limits
+
+from ..browsers import CONTRAST, DESK, PHONE
+from ..restoration import hostile, nets
+from . import servers
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.usefixtures("browser")
+WIDTH, HEIGHT = 120, 90
+LIMITS = Limits(bytes=100_000, pixels=20_000)
+REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
+
+
+class Visit:
+    """A page as a visitor sees it, with all it asked for and complained about.
+
+    Attributes:
+        page: the opened page.
+        requests: addresses that were asked for.
+        complaints: errors and warnings, but those in which the browser repeats a refusal.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.requests, self.complaints = page, [], []
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda line: self._hear(line.type, line.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not REFUSED.match(text):
+            self.complaints.append(text)
+
+    def open(self, url: str) -> Page:
+        """Open the page of a server, which is then known."""
+        self.page.goto(url)
+        self.page.get_by_role("button", name="Noise", exact=True).wait_for()
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with servers.serving(servers.darker(), LIMITS) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A visitor at a desk, in light; at the end no other server may have been asked, and nothing gone wrong."""
+    context = browser.new_context(viewport=_size(DESK), color_scheme="light", reduced_motion="reduce")
+    visitor = Visit(context.new_page())
+    yield visitor
+    context.close()
+    assert visitor.requests and all(url.startswith(("http://127.0.0.1:", "blob:")) for url in visitor.requests)
+    assert visitor.complaints == []
+
+
+def _size(size: tuple[int, int]) -> Any:
+    return {"width": size[0], "height": size[1]}
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+def _give(page: Page, content: bytes | None = None, name: str = "photo.png", type: str = "image/png") -> bytes:
+    """Choose a file."""
+    content = servers.photo(width=WIDTH, height=HEIGHT) if content is None else content
+    page.set_input_files("#file", {"name": name, "mimeType": type, "buffer": content})
+    return content
+
+
+def _ask(page: Page, words: str) -> None:
+    page.get_by_label("What is wrong with it?").fill(words)
+    page.keyboard.press("Enter")
+
+
+def _done(page: Page) -> None:
+    """Wait until the result is there and nothing goes on."""
+    page.locator("#download").wait_for()
+    page.locator("#progress").wait_for(state="hidden")
+
+
+def _seen(page: Page) -> np.ndarray:
+    """The picture as it stands on the screen."""
+    return _pixels(page.locator("#stage").screenshot())
+
+
+def _light(page: Page) -> tuple[float, float]:
+    """Mean brightness near the left and near the right edge of the picture."""
+    seen = _seen(page)
+    # Above the divider's handle and the two tags.
+    return float(seen[10:70, 8:24].mean()), float(seen[10:70, -24:-8].mean())
+
+
+def _downloaded(page: Page) -> tuple[str, bytes]:
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download").click()
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
+GREY = hostile.saved(Image.new("RGB", (WIDTH, HEIGHT), (200, 200, 200)), "PNG")
+
+
+def test_a_sentence_restores_the_photo_and_the_divider_moves_by_keyboard(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page, GREY)
+    _ask(page, "take the rain off, gently")
+    _done(page)
+    assert page.locator("#understood").inner_text().split() == [
+        *("Understood", "Noise", "25", "%", "Rain", "75", "%", "Strength", "0.5"),
+        *page.locator("#strength-note").inner_text().split(),
+    ]
+    page.locator("#at").focus()
+    left, right = _light(page)
+    assert left == pytest.approx(200, abs=3) and right == pytest.approx(150, abs=3)
+    page.keyboard.press("Home")
+    assert _light(page)[0] == pytest.approx(150, abs=3)
+    page.keyboard.press("End")
+    assert _light(page)[1] == pytest.approx(200, abs=3)
+    for _ in range(50):
+        page.keyboard.press("ArrowLeft")
+    assert page.locator("#at").input_value() == "50" and _light(page) == pytest.approx((left, right), abs=3)
+
+
+def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page)
+    page.get_by_role("button", name="Haze").click()
+    _done(page)
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
+    page.mouse.up()
+    assert page.locator("#at").input_value() == "25"
+
+
+def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(visit: Visit, url: str) -> None:
+    visit.page.clock.install()
+    page = visit.open(url)
+    sent = _give(page)
+    page.get_by_role("button", name="Snow").click()
+    _done(page)
+    assert page.get_by_role("button", name="Snow").get_attribute("aria-pressed") == "true"
+    first = _downloaded(page)[1]
+    assert np.abs(_pixels(first) - _pixels(sent) * 0.5).max() <= 1
+    page.get_by_label("Strength").focus()
+    before = page.locator("#download").get_attribute("href") or ""
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+        page.clock.run_for(300)
+    page.clock.run_for(200)
+    page.locator(f"#download:not([href='{before}'])").wait_for()
+    _done(page)
+    assert page.locator("#amount").inner_text() == "0.8"
+    assert np.abs(_pixels(_downloaded(page)[1]) - _pixels(sent) * 0.6).max() <= 1
+    strengths = re.findall(r"strength=([\d.]+)", " ".join(visit.requests))
+    assert strengths == ["1", "0.8"], "the steps between were not rendered"
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
+def test_the_download_has_the_photos_own_format(visit: Visit, url: str, format: str, suffix: str) -> None:
+    page = visit.open(url)
+    _give(page, servers.photo(format, WIDTH, HEIGHT), f"../My photo.{suffix}", f"image/{format.lower()}")
+    page.get_by_role("button", name="Rain", exact=True).click()
+    _done(page)
+    name, content = _downloaded(page)
+    assert name == f"My photo-restored.{suffix}"
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == format and image.size == (WIDTH, HEIGHT)
+
+
+def test_a_tiff_which_no_browser_shows_is_shown_once_it_is_restored(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page, hostile.saved(Image.open(io.BytesIO(GREY)), "TIFF"), "scan.tif", "image/tiff")
+    page.get_by_text("Your browser does not show this kind of file").wait_for()
+    page.get_by_role("button", name="Rain", exact=True).click()
+    _done(page)
+    assert not page.get_by_text("Your browser does not show this kind of file").is_visible()
+    assert _light(page) == (pytest.approx(200, abs=3), pytest.approx(100, abs=3))
+    name, content = _downloaded(page)
+    with Image.open(io.BytesIO(content)) as image:
+        assert name == "scan-restored.tif" and image.format == "TIFF"
+
+
+def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page)
+    page.get_by_role("button", name="Guess from the photograph").click()
+    agree = page.get_by_role("button", name="Restore with this guess")
+    agree.wait_for()
+    assert "Guessed" in page.locator("#understood").inner_text() and "80 %" in page.locator("#weights").inner_text()
+    assert page.get_by_text("The guess is often wrong").is_visible()
+    assert not page.locator("#download").is_visible() and not any("restore" in url for url in visit.requests)
+    page.locator("#go:focus").wait_for()
+    page.keyboard.press("Enter")
+    _done(page)
+    assert not agree.is_visible() and page.get_by_text("The guess is often wrong").is_visible()
+
+
+def test_an_example_is_a_click(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page)
+    page.get_by_role("button", name="remove the rain").click()
+    _done(page)
+    assert page.get_by_label("What is wrong with it?").input_value() == "remove the rain"
+
+
+def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    drop = """([bytes, name]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+      document.getElementById("drop").parentElement
+        .dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, [list(servers.photo(width=WIDTH, height=HEIGHT)), "first.png"])
+    page.get_by_text(f"first.png, {WIDTH} x {HEIGHT}").wait_for()
+    page.get_by_role("button", name="Noise", exact=True).click()
+    _done(page)
+    page.evaluate(drop, [list(servers.photo(width=60, height=50)), "second.png"])
+    page.get_by_text("second.png, 60 x 50").wait_for()
+    assert not page.locator("#download").is_visible() and not page.locator("#understood").is_visible()
+    page.get_by_role("button", name="Another photograph").click()
+    assert page.get_by_text("Drop a photograph here").is_visible()
+    assert page.evaluate("document.activeElement.id") == "file"
+
+
+def test_actual_size_shows_pixel_for_pixel_and_scrolls(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    page.set_viewport_size(_size(PHONE))
+    _give(page, servers.photo("JPEG", 1000, 20), "wide.jpg", "image/jpeg")
+    page.get_by_role("button", name="Noise", exact=True).click()
+    _done(page)
+    page.get_by_role("button", name="Actual size").click()
+    assert page.evaluate("document.getElementById('stage').clientWidth") == 1000
+    assert page.evaluate("document.getElementById('frame').scrollLeft") > 200
+    at = "parseFloat(getComputedStyle(document.getElementById('stage')).getPropertyValue('--at'))"
+    assert page.evaluate(at) == pytest.approx(50, abs=0.5)
+    page.locator("#at").focus()
+    page.keyboard.press("Home")
+    assert 20 < page.evaluate(at) < 45, "the divider stands at the edge of what is seen"
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+
+
+# ---- refusals
+
+
+def _problem(page: Page, words: str) -> None:
+    problem = page.get_by_role("alert")
+    problem.filter(has_text=words).wait_for()
+    page.wait_for_timeout(50)
+    assert problem.is_visible() and page.locator("#progress").is_hidden()
+    box = problem.bounding_box()
+    assert box is not None and box["y"] >= 0, "it is within the window"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (bytes(LIMITS.bytes + 1), "large.jpg", "large.jpg has 0.1 MB; at most 0.1 MB are taken"),
+        (b"", "none.png", "none.png is empty"),
+        (servers.photo(width=201, height=100), "many.png", "has 201 x 100 pixels; at most 0.02 megapixels"),
+    ],
+)
+def test_what_the_page_knows_to_be_refused_is_not_sent(
+    visit: Visit, url: str, content: bytes, name: str, words: str
+) -> None:
+    page = visit.open(url)
+    _give(page, content, name)
+    _problem(page, words)
+    assert page.get_by_text("Drop a photograph here").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("content", "button", "words"),
+    [
+        (b"these are words", "Noise", "The photo cannot be used: it is no PNG, JPEG"),
+        (servers.photo(width=WIDTH, height=HEIGHT)[:-900], "Noise", "The photo cannot be used: it is damaged"),
+        (GREY, "Guess from the photograph", "seems undamaged"),
+    ],
+)
+def test_what_the_server_refuses_is_to_be_read(visit: Visit, url: str, content: bytes, button: str, words: str) -> None:
+    page = visit.open(url)
+    _give(page, content)
+    page.get_by_role("button", name=button, exact=True).click()
+    _problem(page, words)
+    _give(page)
+    assert page.get_by_role("alert").is_hidden()
+    page.get_by_role("button", name="Noise", exact=True).click()
+    _done(page)
+
+
+def test_the_servers_limits_hold_where_the_pages_are_got_round(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page)
+    # The browser says that the file is small; its bytes are more than that.
+    page.evaluate(
+        """count => {
+      const send = window.fetch;
+      window.fetch = (path, options) => send(path, { ...options, body: new Uint8Array(count) });
+    }""",
+        LIMITS.bytes + 1,
+    )
+    page.get_by_role("button", name="Noise", exact=True).click()
+    _problem(page, "The upload is larger than the 0.1 MB that are allowed")
+
+
+def test_a_refused_sentence_says_what_is_possible_and_the_result_before_it_stays(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _ask(page, "the rain")
+    _problem(page, "Choose a photograph first.")
+    _give(page)
+    _ask(page, "  ")
+    _problem(page, "Say what is wrong, or pick it.")
+    _ask(page, "the rain")
+    _done(page)
+    _ask(page, "make it nicer")
+    _problem(page, "I can remove noise, blur, rain, haze or snow")
+    assert page.locator("#download").is_visible() and "75 %" in page.locator("#weights").inner_text()
+
+
+def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
+    with servers.serving(servers.paced(), Limits(waiting=0)) as url, visit.page.context.new_page() as other:
+        other.goto(url)
+        _give(other)
+        other.get_by_role("button", name="Noise", exact=True).click()
+        servers.begun()
+        page = visit.open(url)
+        _give(page)
+        page.get_by_role("button", name="Noise", exact=True).click()
+        _problem(page, "The server is busy and its line is full (places: 1); try again in")
+        servers.Paced.gate.set()
+        _done(other)
+        page.get_by_role("button", name="Noise", exact=True).click()
+        _done(page)
+    page.get_by_role("button", name="Rain", exact=True).click()
+    _problem(page, "The server does not answer. Is ipt serve still running?")
+    visit.complaints = [text for text in visit.complaints if "ERR_CONNECTION_REFUSED" not in text]
+
+
+def test_a_photo_that_takes_too_long_is_said(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.serving(servers.paced(), Limits(seconds=100)) as url:
+        page = visit.open(url)
+        _give(page, servers.photo(width=900, height=40))
+        page.get_by_role("button", name="Noise", exact=True).click()
+        servers.begun()
+        servers.later(monkeypatch, 101)
+        servers.Paced.gate.set()
+        _problem(page, "longer than the 100 s that are allowed (1 of 2 parts were done)")
+
+
+def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    noticed = servers.leaving(monkeypatch)
+    with servers.serving(servers.paced()) as url:
+        page = visit.open(url)
+        _give(page, servers.photo(width=900, height=40))
+        page.get_by_role("button", name="Noise", exact=True).click()
+        page.get_by_text("Restoring part 1 of 2").wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.locator("#progress").wait_for(state="hidden")
+        assert page.get_by_role("alert").is_hidden() and not page.locator("#download").is_visible()
+        # The next one waits until the tile in work is finished; the other tile is not begun.
+        page.get_by_role("button", name="Rain", exact=True).click()
+        page.get_by_text("Waiting: 1 photograph ahead").wait_for()
+        assert noticed.wait(60)
+        servers.Paced.gate.set()
+        _done(page)
+        assert servers.Paced.tiles == 1 + 2
+
+
+# ---- for everybody
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_level_aa(visit: Visit, url: str, scheme: str) -> None:
+    visit.page.emulate_media(color_scheme=scheme)
+    page = visit.open(url)
+    assert page.evaluate(CONTRAST)["found"] == []
+    _give(page)
+    page.get_by_role("button", name="Guess from the photograph").click()
+    page.locator("#go").wait_for()
+    page.keyboard.press("Enter")
+    _done(page)
+    _ask(page, "make it nicer")
+    _problem(page, "I can remove")
+    result = page.evaluate(CONTRAST)
+    assert result["texts"] > 20 and result["found"] == []
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, url: str) -> None:
+    visit.page.set_viewport_size(_size(PHONE))
+    page = visit.open(url)
+    wider = """() => [...document.querySelectorAll("body *:not(.unseen, .skip)")]
+      .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0] and page.evaluate(wider) == []
+    _give(page, servers.photo("JPEG", 190, 100), f"{'a very long name ' * 12}.jpg", "image/jpeg")
+    _ask(page, "the rain")
+    _done(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0] and page.evaluate(wider) == []
+
+
+def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    _give(page)
+    _ask(page, "the rain")
+    _done(page)
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        found = page.evaluate("""() => {
+          const e = document.activeElement, name = e.labels?.[0]?.textContent || e.ariaLabel || e.textContent;
+          return [e.tagName, e.id, getComputedStyle(e).outlineWidth, name.trim()];
+        }""")
+        if found[0] == "BODY":
+            break
+        seen.add(found[1])
+        assert found[2] == "3px" and found[3], found
+    assert {"theme", "at", "download", "close", "other", "instruction", "guess", "strength"} <= seen
+    assert page.evaluate("[...document.images].every(i => i.alt.includes('photo.png'))")
+
+
+def test_dark_and_light_follow_the_system_and_the_switch(visit: Visit, url: str) -> None:
+    page = visit.open(url)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light, switch = page.evaluate(colour), page.get_by_role("button", name="Dark")
+    switch.click()
+    dark = page.evaluate(colour)
+    assert dark != light and switch.get_attribute("aria-pressed") == "true"
+    page.reload()
+    assert page.evaluate(colour) == dark, "the choice is kept"
+    switch.click()
+    assert page.evaluate(colour) == light
+
+
+def test_what_cannot_be_asked_is_not_offered(visit: Visit) -> None:
+    with servers.serving(nets.tiny_restorer()) as url:
+        page = visit.open(url)
+        assert page.locator("#say").is_hidden() and page.locator("#unsure").is_hidden()
+        assert page.get_by_role("heading", name="What is wrong with it?").is_visible()
+        _give(page)
+        page.get_by_role("button", name="Blur").click()
+        _done(page)
