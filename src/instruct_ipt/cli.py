@@ -37,6 +37,7 @@ app.add_typer(cli_data.app, name="data", short_help="Fetch, verify, list and add
 app.add_typer(cli_task.app, name="task", short_help="Add, list and remove tasks of your own.")
 app.command()(cli_restore.restore)
 app.command()(cli_restore.release)
+app.command()(cli_restore.export)
 
 for _stage in STAGES.values():
     _add_stage(_stage.name, _stage.help)

@@ -78,12 +78,13 @@ def describe_architecture(backbone: UShape) -> dict[str, Any]:
     raise ValueError(f"a {type(backbone).__name__} is none of {', '.join(_KINDS)}")
 
 
-def build_from(architecture: Mapping[str, Any], parameters: int) -> UShape:
+def build_from(architecture: Mapping[str, Any], parameters: int, folded: bool = False) -> UShape:
     """The network that `describe_architecture` described, with weights that mean nothing.
 
     Args:
         architecture: read from a file; nothing in it is taken on trust.
         parameters: how many numbers the weights have that belong to it. Memory is asked for only if that fits.
+        folded: whether the network is in its form for inference.
 
     Raises:
         ValueError: another format version or kind, or a configuration that cannot be or does not fit `parameters`.
@@ -102,6 +103,7 @@ def build_from(architecture: Mapping[str, Any], parameters: int) -> UShape:
             raise ValueError("it is larger than its weights")
         with torch.device("meta"):
             empty = network(shape)
+            empty = empty.fold() if folded else empty
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"its architecture cannot be built: {' '.join(str(error).split())[:200]}") from error
     if (needed := sum(parameter.numel() for parameter in empty.parameters())) != parameters:
