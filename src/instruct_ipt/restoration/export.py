@@ -83,6 +83,9 @@ def export(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
+    try:
         _WRITERS[format](network, temporary, facts)
         difference = largest_difference(network, _READERS[format](temporary))
         if not difference <= BOUND:
@@ -130,6 +133,21 @@ def load_exported(path: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is no exported network: {reason}; write it again with `ipt export`") from error
     return network.eval().requires_grad_(False)
+
+
+def run_exported(path: Path) -> Run:
+    """A function that runs an exported file on the CPU with torch's number of threads: (N, 3, H, W) -> (N, 3, H, W).
+
+    Args:
+        path: its suffix says which format it is of.
+
+    Raises:
+        InputError: another suffix.
+    """
+    for format, suffix in FORMATS.items():
+        if path.suffix == suffix:
+            return _READERS[format](path)
+    raise InputError(f"{path} is none of {', '.join(FORMATS.values())}")
 
 
 def _check_path(format: str, path: Path, force: bool) -> None:
