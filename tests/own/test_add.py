@@ -59,7 +59,7 @@ def test_a_task_is_learnt_written_and_restored_with_and_the_others_stay(release,
     before = contents(release)
     old = Restorer.load(release, "cpu")
     given, target = write_pairs(Path("photos"), 6)
-    options = ("--steps", "48", "--batch", "4", "--patch", "24")
+    options = ("--steps", "80", "--batch", "4", "--patch", "24")
     assert ipt(monkeypatch, "task", "add", "dusk", "--input", given, "--target", target, *options) == 0
     said = capsys.readouterr()
     assert said.err.count("dB on 1 validation pairs") == 8 and "equal bit for bit" in said.out
