@@ -43,7 +43,7 @@ PAGE, SCORES, FACTS, PICTURE = (
     DOCS / "own-task/photographs.jpg",
 )
 START, END = "<!-- measured: written by `python -m benchmarks.own_task` -->", "<!-- /measured -->"
-SHOWN = 300
+SHOWN = 240
 """Height in pixels of a photograph in the picture."""
 
 

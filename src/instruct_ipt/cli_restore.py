@@ -94,7 +94,7 @@ def export(
     from instruct_ipt.restoration.export import BOUND, FORMATS, SIZES
     from instruct_ipt.restoration.export import export as write
 
-    restorer, asked = Restorer.load(weights, "cpu"), _parse(task)
+    restorer, asked, format = Restorer.load(weights, "cpu"), _parse(task), format.lower()
     names = [name for name, share in restorer.task_weights(asked).items() if share > 0]
     path = output or Path("-".join(names) + FORMATS.get(format, ""))
     done = write(restorer, asked, format, path, strength, force)

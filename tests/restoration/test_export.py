@@ -40,6 +40,7 @@ def run(format: str, path: Path, image: torch.Tensor) -> torch.Tensor:
     return torch.jit.load(str(path))(image) if format == "torchscript" else load_exported(path)(image)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_gives_what_the_network_gives_at_every_size(restorer, tmp_path, format):
     path = tmp_path / f"net{FORMATS[format]}"
