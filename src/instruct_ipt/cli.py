@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from instruct_ipt import cli_data, cli_restore, cli_serve
+from instruct_ipt import cli_data, cli_restore, cli_serve, cli_task
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 
@@ -34,8 +34,10 @@ def _add_stage(name: str, text: str) -> None:
 
 
 app.add_typer(cli_data.app, name="data", short_help="Fetch, verify, list and add image sets.")
+app.add_typer(cli_task.app, name="task", short_help="Add, list and remove tasks of your own.")
 app.command()(cli_restore.restore)
 app.command()(cli_restore.release)
+app.command()(cli_restore.export)
 app.command()(cli_serve.serve)
 
 for _stage in STAGES.values():

@@ -1,4 +1,4 @@
-"""`ipt restore` and `ipt release`. Thin, like the rest of the command line."""
+"""`ipt restore`, `ipt release` and `ipt export`. Thin, like the rest of the command line."""
 
 from __future__ import annotations
 
@@ -78,6 +78,31 @@ def release(
 
     model = write_release(models, output, force)
     print(f"{output}: the backbone and a pack for each of {', '.join(model.tasks)}")
+
+
+def export(
+    task: Annotated[str, typer.Option("--task", "-t", help="A task, or weights: `derain=0.7,denoise=0.3`.")],
+    format: Annotated[str, typer.Option(help="onnx, torchscript or safetensors.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the task's name here.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,
+    strength: Annotated[float, typer.Option(help="How much of it, 0 to 1.5.")] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write the network of one task as one file."""
+    from instruct_ipt.restoration import Restorer
+    from instruct_ipt.restoration.choice import parse_task
+    from instruct_ipt.restoration.export import BOUND, FORMATS, SIZES
+    from instruct_ipt.restoration.export import export as write
+
+    restorer, asked, format = Restorer.load(weights, "cpu"), parse_task(task), format.lower()
+    names = [name for name, share in restorer.task_weights(asked).items() if share > 0]
+    path = output or Path("-".join(names) + FORMATS.get(format, ""))
+    done = write(restorer, asked, format, path, strength, force)
+    print(f"{done.path}: {done.bytes / 1000:.0f} kB")
+    bound = f"bound {BOUND:g}, values in [0, 1]"
+    print(f"checked on {len(SIZES)} sizes: at most {done.difference:.1e} from the network ({bound})")
 
 
 def _run(planned: list[Job], restorer: Restorer, settings: Settings, jobs: int | None, as_json: bool) -> list[Outcome]:

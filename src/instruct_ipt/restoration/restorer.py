@@ -229,6 +229,15 @@ class Restorer:
                 result[:, part] = _corrected(adopted.colour[:, part], band, adopted.top)
         return adopted.finish(result)
 
+    def network(self, task: Task, strength: float = 1.0) -> nn.Module:
+        """The plain network for a task, a copy on the CPU: float32 (N, 3, H, W) in [0, 1] -> the same, not clipped.
+
+        Raises:
+            InputError: as `restore`.
+        """
+        weights = torch.tensor([list(self.task_weights(task).values())])
+        return self._model.fold(weights, _strength(strength)).fold().eval().requires_grad_(False)  # type: ignore[operator]
+
     @property
     def config(self) -> UShapeConfig:
         """Shape of the backbone."""
@@ -262,8 +271,8 @@ class Restorer:
         wanted = (weights, strength)
         with self._lock:
             if self._folded is None or self._folded[0] != wanted:
-                network = self._model.fold(torch.tensor([weights]), strength).requires_grad_(False)
-                self._folded = wanted, network.fold().eval().to(self._device)
+                named = dict(zip(self.tasks, weights, strict=True))
+                self._folded = wanted, self.network(named, strength).to(self._device)
             return self._folded[1]
 
     def _bands(

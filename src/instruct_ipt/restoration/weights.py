@@ -19,6 +19,8 @@ from instruct_ipt.modulation import (
     BACKBONE_FILE,
     Modulated,
     RankRule,
+    backbone_digest,
+    load_pack,
     load_release,
     modulate,
     read_architecture,
@@ -28,6 +30,7 @@ from instruct_ipt.paths import MODELS, WEIGHTS
 from instruct_ipt.tasks import TASKS
 
 from .choice import ESTIMATOR, INSTRUCTION
+from .joined import join
 
 _KINDS: dict[str, tuple[type[UShape], type[UShapeConfig]]] = {"ipt": (UNet, BackboneConfig), "naf": (NafNet, NafConfig)}
 _FORMAT_VERSION = 1
@@ -75,12 +78,13 @@ def describe_architecture(backbone: UShape) -> dict[str, Any]:
     raise ValueError(f"a {type(backbone).__name__} is none of {', '.join(_KINDS)}")
 
 
-def build_from(architecture: Mapping[str, Any], parameters: int) -> UShape:
+def build_from(architecture: Mapping[str, Any], parameters: int, folded: bool = False) -> UShape:
     """The network that `describe_architecture` described, with weights that mean nothing.
 
     Args:
         architecture: read from a file; nothing in it is taken on trust.
         parameters: how many numbers the weights have that belong to it. Memory is asked for only if that fits.
+        folded: whether the network is in its form for inference.
 
     Raises:
         ValueError: another format version or kind, or a configuration that cannot be or does not fit `parameters`.
@@ -99,6 +103,7 @@ def build_from(architecture: Mapping[str, Any], parameters: int) -> UShape:
             raise ValueError("it is larger than its weights")
         with torch.device("meta"):
             empty = network(shape)
+            empty = empty.fold() if folded else empty
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"its architecture cannot be built: {' '.join(str(error).split())[:200]}") from error
     if (needed := sum(parameter.numel() for parameter in empty.parameters())) != parameters:
@@ -117,17 +122,31 @@ def _from_release(folder: Path) -> Modulated:
             backbone = build_from(architecture, parameters)
         except ValueError as error:
             raise ValueError(f"{path}: {error}; get the file again") from error
-        return load_release(backbone, folder, _packs(folder)).eval()
+        tasks = released_tasks(folder)
+        return join([load_release(backbone, folder, alike) for alike in _alike(folder, tasks)], tasks).eval()
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(str(error)) from error
 
 
-def _packs(folder: Path) -> list[str]:
-    """Tasks that have a pack in `folder`: the known ones in their order, then the others by name."""
+def released_tasks(folder: Path) -> list[str]:
+    """Tasks that have a pack in `folder`: the known ones in their order, then the others by name.
+
+    Raises:
+        InputError: there is none.
+    """
     names = {path.stem for path in folder.glob("*.safetensors") if path.name != BACKBONE_FILE}
     if not names:
-        raise ValueError(f"{folder} holds a backbone and no task pack; get the packs too")
+        raise InputError(f"{folder} holds a backbone and no task pack; get the packs too")
     return [task for task in TASKS if task in names] + sorted(names - set(TASKS))
+
+
+def _alike(folder: Path, tasks: list[str]) -> list[list[str]]:
+    """The tasks in groups of equal ranks, in the order in which they come."""
+    groups: dict[str, list[str]] = {}
+    for task in tasks:
+        ranks = load_pack(folder / f"{task}.safetensors").ranks
+        groups.setdefault(json.dumps(ranks, sort_keys=True), []).append(task)
+    return list(groups.values())
 
 
 def _from_replication(folder: Path) -> Modulated:
@@ -190,6 +209,7 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
     if (out / BACKBONE_FILE).exists() and not force:
         raise InputError(f"{out} holds a release already; give --force to replace it")
     model = _from_replication(source)
+    _spare_own_tasks(model, out)
     params, metrics = _record(source)["params"], _json(source / "metrics.json")
     reached = {task: {"validation_psnr_db": psnr} for task, psnr in metrics["validation_psnr"].items()}
     save_release(
@@ -204,6 +224,23 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
             shutil.copytree(source.parent / name, out / name, dirs_exist_ok=True)
     (out / "README.md").write_text(_card(model, params, metrics), encoding="utf-8")
     return model
+
+
+def _spare_own_tasks(model: Modulated, out: Path) -> None:
+    """InputError where replacing the release in `out` would leave tasks of a person's own without their backbone."""
+    if not (out / BACKBONE_FILE).is_file():
+        return
+    own = sorted({path.stem for path in out.glob("*.safetensors")} - {Path(BACKBONE_FILE).stem, *model.tasks})
+    digest = backbone_digest(model.backbone)
+    try:
+        orphans = any(load_pack(out / f"{task}.safetensors").backbone != digest for task in own)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if orphans:
+        raise InputError(
+            f"{out} holds tasks of your own ({', '.join(own)}), which need the backbone that is there; name another"
+            f" folder with -o, or first `ipt task remove {own[0]}`"
+        )
 
 
 def _card(model: Modulated, params: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
