@@ -134,7 +134,13 @@ def block(facts: Mapping[str, Any]) -> str:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     older = ", ".join(f"`{task}`" for task, same in facts["unchanged"].items() if same)
     where = facts["machine"]
+    names = " and ".join(f"`{task}`" for task in (facts["nearest"], TASK))
     lines += [
+        "",
+        "![Dark, restored in two ways, ground truth](own-task/photographs.jpg)",
+        "",
+        f"Test photographs, middle parts: as they came in, {names}, ground truth. *flower* is CC BY 2.0 (vultilion), "
+        "*coffee* is CC0, *rocket* is in the public domain.",
         "",
         f"Pack: {facts['pack_kb']} kB beside a backbone of {facts['backbone_kb']} kB. Kept: step {facts['best_step']}. "
         f"Equal bit for bit before and after: {older}. The command took {facts['minutes']} minutes; {where['cpu']}, "
