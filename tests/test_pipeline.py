@@ -379,6 +379,13 @@ def test_a_snapshot_keeps_tables_parameters_and_durations(study):
     assert cells["stage"].endswith(" cells") and float(cells["seconds"]) > 0
     for name in ("claims.csv", "benchmark.csv", "table09.md", "fig_pareto.jpg"):
         assert (kept / name).stat().st_size > 0
+    whole = (kept / "table09.md").read_text(encoding="utf-8").splitlines()
+    shutil.rmtree(kept)
+    study.run("ipt", "snapshot", "--grid")
+    assert (kept / "table09.md").read_text(encoding="utf-8").splitlines()[2:] == whole[2:], (
+        "the caption counts no images"
+    )
+    assert (kept / "claims.csv").exists() and not (kept / "benchmark.csv").exists()
     shutil.rmtree(kept)
 
 

@@ -111,11 +111,13 @@ def instruction_score(
 
 
 @app.command()
-def snapshot() -> None:
+def snapshot(
+    grid: Annotated[bool, typer.Option("--grid", help="Keep the searches, the grid and the claims only.")] = False,
+) -> None:
     """Keep the last replication's tables under docs/."""
     from instruct_ipt.snapshot import snapshot as keep
 
-    print(keep())
+    print(keep(grid=grid))
 
 
 @app.command()

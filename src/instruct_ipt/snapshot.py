@@ -7,10 +7,13 @@ import io
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import Params, load
 from instruct_ipt.paths import ABLATIONS, FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
+from instruct_ipt.report.study_tables import read_cell_images, read_cells, table01, table09
+from instruct_ipt.report.table import write_table
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.stages._cells import cells_of
 from instruct_ipt.summary import gains
@@ -20,34 +23,43 @@ README_PROFILE = "quick"
 RESULT_FILES = ("benchmark.csv", "claims.csv", "sensitivity_agreement.csv", "task_conflict.csv")
 PICTURES = ("fig4_comparison", "fig2_rank", "fig_pareto", "fig_task_gap", "data_degradations")
 PICTURE_BYTES = 300_000
+GRID_STAGES = ("fetch", "prepare", "train_shared", "sensitivity", "ablations", "claims")
 
 
-def snapshot(readme: Path = Path("README.md")) -> Path:
+def snapshot(readme: Path = Path("README.md"), grid: bool = False) -> Path:
     """Write `docs/<profile>/` and, at profile quick, the README's results block from the last replication.
+
+    Args:
+        readme: of the repository.
+        grid: keep the searches, the ablation grid and the claims only, and leave the README alone: for a study whose
+            later stages were not run.
 
     Raises:
         InputError: a result file is missing, or the README has no results block.
     """
     params = load()
     profile = params.profile
+    names = [name for name in RESULT_FILES if not grid or name != "benchmark.csv"]
     # With its parameters: whoever wants to repeat the run copies them to params.yaml.
-    results = [RESULTS / name for name in RESULT_FILES]
-    kept = [*results, ABLATIONS / "summary.csv", SELECTION, Path("params.yaml"), *sorted(TABLES.glob("table*.md"))]
+    kept = [*(RESULTS / name for name in names), ABLATIONS / "summary.csv", SELECTION, Path("params.yaml")]
+    kept += [] if grid else sorted(TABLES.glob("table*.md"))
     for source in kept:
         if not source.is_file():
             raise InputError(f"{source} does not exist; `make repro` makes it")
     folder = Path("docs") / profile
     folder.mkdir(parents=True, exist_ok=True)
-    if profile == README_PROFILE:
+    if profile == README_PROFILE and not grid:
         _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
     for source in kept:
         shutil.copy(source, folder / source.name)
-    for name in PICTURES:
+    if grid:
+        _write_grid_tables(folder, profile)
+    for name in () if grid else PICTURES:
         (folder / f"{name}.jpg").write_bytes(_small_jpeg(FIGURES / f"{name}.png"))
     with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
-        rows = [*_runtime(), _cells_together(params)]
+        rows = [*_runtime(GRID_STAGES if grid else tuple(STAGES)), _cells_together(params)]
         writer.writerows([row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in rows)
     return folder
 
@@ -79,15 +91,26 @@ def _tested() -> str:
     return f"{counts} test images per set, {seeds} seed{'s' * (seeds > 1)}, protocol `{rows[0]['protocol']}`"
 
 
-def _runtime() -> list[dict[str, str]]:
+def _write_grid_tables(folder: Path, profile: str) -> None:
+    """Tables 1 and 9, which show the grid alone, as Markdown."""
+    cells = read_cells(ABLATIONS / "summary.csv", profile)
+    images = read_cell_images(ABLATIONS / "per_image.csv", profile)
+    seen = f"protocol rgb, validation split; profile {profile}"
+    with TemporaryDirectory() as scratch:
+        for table in (table01(cells, images, seen), table09(cells, images, seen)):
+            write_table(table, Path(scratch))
+            shutil.copy(Path(scratch) / f"{table.name}.md", folder)
+
+
+def _runtime(stages: tuple[str, ...] = tuple(STAGES)) -> list[dict[str, str]]:
     """The last row of `logs/runtime.csv` for every stage."""
     rows = _last_rows()
-    missing = [name for name in STAGES if name not in rows]
+    missing = [name for name in stages if name not in rows]
     if missing:
         raise InputError(
             f"{RUNTIME} has no row for {', '.join(missing)}; run `dvc repro --force` to measure every stage"
         )
-    return [rows[name] for name in STAGES]
+    return [rows[name] for name in stages]
 
 
 def _cells_together(params: Params) -> dict[str, str]:
