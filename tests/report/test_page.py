@@ -128,8 +128,8 @@ def test_it_says_what_it_is_and_how_to_make_it_again(flat: str) -> None:
 
 def test_every_block_has_a_command_to_copy(page: _Reader) -> None:
     buttons = [attributes for attributes in page.all("button") if attributes.get("class") == "copy"]
-    # Claims, gains, sliders, parameters; figures; ten tables; data has two; and the list at the end has ten.
-    assert len(buttons) == 4 + len(pages.FIGURES) + 10 + 2 + 10
+    # Claims, gains, sliders, parameters; figures; eleven tables; data has two; and the list at the end has ten.
+    assert len(buttons) == 4 + len(pages.FIGURES) + 11 + 2 + 10
     assert all("hidden" in attributes for attributes in buttons), "without a script there is nothing to press"
 
 
@@ -163,8 +163,8 @@ def test_a_figure_is_embedded_in_its_smallest_form(page: _Reader, root: Path) ->
 
 
 def test_tables_are_shown_with_their_marks(text: str, page: _Reader) -> None:
-    # The gains, the data, and ten files of tables/.
-    assert len(page.all("table")) == 12
+    # The gains, the data, and eleven files of tables/.
+    assert len(page.all("table")) == 13
     assert "<strong>26.20</strong>" in text and "<u>26.00</u>" in text
     assert 'data-sort="2506170"' in text
 
