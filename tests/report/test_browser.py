@@ -267,6 +267,6 @@ def test_without_a_script_all_content_is_there(browser: Browser, root: Path) -> 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((root / "report/index.html").as_uri())
-    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 12
+    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 13
     assert not page.locator("#theme").is_visible() and not page.locator(".copy").first.is_visible()
     context.close()
