@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     # A task of one's own is trained, judged, and read as `ipt restore` will read it.
     "own": {"modulation", "data", "training", "evaluation", "restoration", "provenance"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
-               "instruction", "provenance", "params", "tracking"},
+               "instruction", "restoration", "provenance", "params", "tracking"},
 }  # fmt: skip
 NOTHING_BUT_TASKS = {
     "backbone": set(),

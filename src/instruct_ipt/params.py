@@ -250,15 +250,8 @@ class InstructionParams(Section):
     accepted_at_most: Share
 
 
-Instruction = Annotated[str, Field(min_length=1, max_length=60)]
-
-
-class DemoParams(Section):
-    denoise: Instruction
-    deblur: Instruction
-    derain: Instruction
-    dehaze: Instruction
-    desnow: Instruction
+# Figure 3 has room for that many letters.
+Sentences = Annotated[dict[TaskName, Annotated[str, Field(min_length=1, max_length=60)]], Field(min_length=1)]
 
 
 class EstimatorParams(Section):
@@ -357,7 +350,7 @@ class Params(Section):
     evaluation: EvaluationParams
     instruction: InstructionParams
     estimator: EstimatorParams
-    demo: DemoParams
+    demo: Sentences
     claims: ClaimsParams
     mlflow: MlflowParams
     ablations: AblationParams

@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     parts = {part.task.iloc[0]: part.drop_duplicates("method") for part in shown_samples(RESULTS / "samples.csv")}
     rows = [
         _restore(restorer, parts[task].set_index("method"), text, folder)
-        for task, text in context.params.demo.model_dump().items()
+        for task, text in context.params.demo.items()
         if task in parts
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
