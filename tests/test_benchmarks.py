@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from benchmarks import own_task
 from benchmarks.__main__ import PAGE, RESULTS, page
 from benchmarks.backbone import apart, kept_bytes, naf_pair, plain_restormer
 from benchmarks.modulation import as_in_training, evenly, peft_layers, peft_run
@@ -32,6 +34,21 @@ def test_the_page_shows_what_the_kept_results_say():
 def test_the_page_on_restoring_shows_what_its_kept_results_say():
     kept, text = json.loads(RESTORE_RESULTS.read_text(encoding="utf-8")), RESTORE_PAGE.read_text(encoding="utf-8")
     assert text == restore_page(text, kept)
+
+
+@pytest.mark.parametrize(("module", "kept"), [(own_task, own_task.FACTS)])
+def test_the_pages_on_own_tasks_and_exports_show_what_their_kept_results_say(module, kept):
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert text == module.page(text, json.loads(kept.read_text(encoding="utf-8")))
+
+
+def test_the_scores_of_the_own_task_are_means_of_its_kept_images():
+    scores = pd.read_csv(own_task.SCORES)
+    found = json.loads(own_task.FACTS.read_text(encoding="utf-8"))["scores"]["test"]
+    means = scores.groupby("method")[["psnr", "ssim"]].mean()
+    assert means.index.size == len(found) and scores.image.nunique() == 3
+    for method, (psnr, ssim) in found.items():
+        assert means.loc[method].tolist() == pytest.approx([psnr, ssim], abs=0.00501)
 
 
 def test_kept_memory_of_restoring_is_within_the_bound_and_within_the_stated_formula():
