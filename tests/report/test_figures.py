@@ -89,7 +89,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         command = [sys.executable, "-c", _SCRIPT, *where]
         paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         running.append(subprocess.Popen(command, env=os.environ | paths | extra))
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [process.wait(timeout=600) for process in running] == [0, 0]
     return base / "out0", base / "out1"
 
 
