@@ -22,14 +22,13 @@ import torch
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.export import BOUND, FORMATS, SIZES, Run, export, run_exported
 
-from .__main__ import write
+from .pages import filled, write
 from .restore import machine
 from .suite import show
 from .timing import ratio
 
 RESULTS = Path(__file__).parent / "export.json"
 PAGE = Path(__file__).parents[1] / "docs/export.md"
-START, END = "<!-- measured: written by `python -m benchmarks.export` -->", "<!-- /measured -->"
 THREADS, PAIRS = 2, 20
 TASK = "derain"
 IMAGES = ((128, 128), (480, 320), (321, 481))
@@ -84,8 +83,7 @@ def block(kept: Mapping[str, Any]) -> str:
 
 def page(text: str, kept: Mapping[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{block(kept)}\n{END}{rest.partition(END)[2]}"
+    return filled(text, "export", block(kept))
 
 
 def main() -> None:

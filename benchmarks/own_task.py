@@ -9,7 +9,6 @@ Needs a finished replication or a release, which is copied and stays as it is. T
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import time
@@ -27,11 +26,11 @@ from instruct_ipt.data.photographs import BUNDLED, locate
 from instruct_ipt.own import Report, Settings, add_task
 from instruct_ipt.own.damage import load_damage
 from instruct_ipt.own.material import Judged
-from instruct_ipt.own.scores import BARE, COLUMNS, INPUT, PROTOCOL, Score, means, score
+from instruct_ipt.own.scores import BARE, INPUT, Score, means, nearest, score, write_scores
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import write_release
 
-from .__main__ import write
+from .pages import filled, write
 from .restore import machine
 
 TASK, DAMAGE = "low-light", "instruct_ipt.own.low_light:low_light"
@@ -42,7 +41,6 @@ PAGE, SCORES, FACTS, PICTURE = (
     DOCS / "own-task/facts.json",
     DOCS / "own-task/photographs.jpg",
 )
-START, END = "<!-- measured: written by `python -m benchmarks.own_task` -->", "<!-- /measured -->"
 SHOWN = 240
 """Height in pixels of a photograph in the picture."""
 
@@ -89,17 +87,17 @@ def facts_of(report: Report, test: Mapping[str, tuple[float, float]], photograph
         "windows": report.images,
         "photographs": photographs,
         "best_step": report.best_step,
-        "nearest": max(older, key=lambda task: test[task][0]),
+        "nearest": nearest(test, older),
         "unchanged": report.unchanged,
         "scores": rounded,
     }
 
 
-def picture(pairs: Sequence[Judged], restorer: Restorer, nearest: str) -> np.ndarray:
+def picture(pairs: Sequence[Judged], restorer: Restorer, other: str) -> np.ndarray:
     """A row per photograph: as it came, the nearest older task, the new task, the truth; uint8 (H, W, 3)."""
     rows = []
     for pair in pairs:
-        shown = [pair.input, restorer.restore(pair.input, nearest), restorer.restore(pair.input, TASK), pair.target]
+        shown = [pair.input, restorer.restore(pair.input, other), restorer.restore(pair.input, TASK), pair.target]
         width = 4 * SHOWN // 3
         middle = [_middle(to_bytes(image), SHOWN, width) for image in shown]
         rows.append(np.concatenate(middle, axis=1))
@@ -151,8 +149,7 @@ def block(facts: Mapping[str, Any]) -> str:
 
 def page(text: str, facts: Mapping[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{block(facts)}\n{END}{rest.partition(END)[2]}"
+    return filled(text, "own_task", block(facts))
 
 
 def main() -> None:
@@ -164,10 +161,7 @@ def main() -> None:
     torch.set_num_threads(2)
     facts, scores, shown = measure(arguments.weights, Settings(steps=arguments.steps))
     SCORES.parent.mkdir(exist_ok=True)
-    with SCORES.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([s.image, s.method, PROTOCOL, f"{s.psnr:.4f}", f"{s.ssim:.5f}"] for s in scores)
+    write_scores(scores, SCORES)
     Image.fromarray(shown).save(PICTURE, quality=80, optimize=True)
     write(FACTS, json.dumps(facts, indent=2) + "\n")
     write(PAGE, page(PAGE.read_text(encoding="utf-8"), facts))

@@ -40,11 +40,10 @@ from instruct_ipt.restoration.batch import Settings, plan, run
 from instruct_ipt.restoration.tiling import Span
 from instruct_ipt.tasks import TASKS
 
-from .__main__ import write
+from .pages import filled, write
 
 RESULTS = Path(__file__).parent / "restore.json"
 PAGE = Path(__file__).parents[1] / "docs" / "restore.md"
-START, END = "<!-- measured: written by `python -m benchmarks.restore` -->", "<!-- /measured -->"
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 THREADS = 2
 SIZES = ((6000, 4000, None), (3000, 2000, 512), (3000, 2000, None), (3000, 2000, 1024), (3000, 2000, 1536))
@@ -267,8 +266,7 @@ def _batch_shown(kept: dict[str, Any]) -> str:
 
 def page(text: str, kept: dict[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{block(kept)}\n{END}{rest.partition(END)[2]}"
+    return filled(text, "restore", block(kept))
 
 
 def main() -> None:

@@ -1,6 +1,14 @@
-"""What tests in a browser share: how Chromium is started, two sizes of window, and a measure of contrast."""
+"""What tests in a browser share: how Chromium is started, a visitor, two sizes of window, a measure of contrast."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
@@ -44,3 +52,39 @@ CONTRAST = """() => {
   }
   return { texts, found };
 }"""
+
+
+class Visit:
+    """A page as a visitor sees it, with all it asked for and complained about.
+
+    Attributes:
+        page: the opened page.
+        requests: addresses that were asked for.
+        complaints: errors and warnings, but those that `expected` matches.
+    """
+
+    def __init__(self, page: Page, expected: re.Pattern[str] | None = None) -> None:
+        self.page, self.requests, self.complaints, self._expected = page, [], [], expected
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda line: self._hear(line.type, line.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not (self._expected and self._expected.match(text)):
+            self.complaints.append(text)
+
+
+@contextmanager
+def visiting(browser: Browser, allowed: tuple[str, ...], expected: re.Pattern[str] | None = None) -> Iterator[Visit]:
+    """A visitor at a desk, in light; at the end only addresses that begin as `allowed` may have been asked for."""
+    context = browser.new_context(viewport=size(DESK), color_scheme="light", reduced_motion="reduce")
+    visitor = Visit(context.new_page(), expected)
+    yield visitor
+    context.close()
+    assert visitor.requests and all(url.startswith(allowed) for url in visitor.requests)
+    assert visitor.complaints == []
+
+
+def size(window: tuple[int, int]) -> Any:
+    """A size as Playwright takes it."""
+    return {"width": window[0], "height": window[1]}

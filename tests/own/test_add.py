@@ -15,11 +15,13 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
+from instruct_ipt import params
 from instruct_ipt.cli import main
 from instruct_ipt.data.images import read_image, to_float, write_image
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import load_pack
 from instruct_ipt.own import Settings, add_task, list_packs, remove_pack
+from instruct_ipt.own.fit import training_settings
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import load_model, write_release
 from instruct_ipt.tasks import TASKS
@@ -314,3 +316,12 @@ def test_killed_on_the_way_it_leaves_nothing_that_is_seen(release):
     assert len(hidden) == 1 and Restorer.load(release).tasks == TASKS
     add_task("dusk", given, target, settings=QUICK, say=quiet)
     assert Restorer.load(release).tasks == (*TASKS, "dusk") and not list(release.glob(".*"))
+
+
+def test_rates_and_loss_are_those_of_the_profile_quick():
+    """They stand in the code too, because an installed package has no params.yaml."""
+    own, quick = training_settings("dusk", Settings()), params.load(profile="quick").training
+    for name in ("precision", "warmup", "weight_decay", "clip", "ema"):
+        assert getattr(own, name) == getattr(quick, name), name
+    assert vars(own.loss) == quick.loss.model_dump()
+    assert own.learning_rate.biases == quick.learning_rate.biases

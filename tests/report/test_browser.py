@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pages
@@ -18,7 +18,7 @@ from PIL import Image
 
 from instruct_ipt.report.runtime import COLUMNS, write_runtime
 
-from ..browsers import CONTRAST, DESK, PHONE
+from ..browsers import CONTRAST, DESK, PHONE, Visit, size, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -34,40 +34,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Visit:
-    """A page as a visitor sees it, with all it asked for and complained about.
-
-    Attributes:
-        page: the opened page.
-        requests: addresses that were asked for.
-        complaints: errors and warnings.
-    """
-
-    def __init__(self, page: Page) -> None:
-        self.page, self.requests, self.complaints = page, [], []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def open(self, file: Path) -> Page:
-        """Open ``file`` from disk."""
-        self.page.goto(file.as_uri())
-        return self.page
-
-
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """A visitor at a desk, in light; at the end nothing may have been asked of the network, nor gone wrong."""
-    context = browser.new_context(viewport=_size(DESK), color_scheme="light", reduced_motion="reduce")
-    visitor = Visit(context.new_page())
-    yield visitor
-    context.close()
-    assert visitor.requests and all(url.startswith(("file:", "data:")) for url in visitor.requests)
-    assert visitor.complaints == []
+    with visiting(browser, ("file:", "data:")) as visitor:
+        yield visitor
 
 
-def _size(size: tuple[int, int]) -> Any:
-    return {"width": size[0], "height": size[1]}
+def _open(visit: Visit, file: Path) -> Page:
+    """Open ``file`` from disk."""
+    visit.page.goto(file.as_uri())
+    return visit.page
 
 
 def _column(page: Page, table: str, number: int) -> list[str]:
@@ -89,7 +66,7 @@ GAINS = "section:has(#gains) table"
 
 
 def test_a_slider_moves_by_keyboard_and_the_picture_changes(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     pair = page.locator(".pair").first
     slider, picture = pair.locator("input"), pair.locator(".stage")
     # Focus first: it may scroll, and a picture between two pixels is drawn a little differently.
@@ -105,7 +82,7 @@ def test_a_slider_moves_by_keyboard_and_the_picture_changes(visit: Visit, root: 
 
 
 def test_a_slider_follows_the_pointer(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     pair = page.locator(".pair").first
     pair.scroll_into_view_if_needed()
     box = pair.locator(".stage").bounding_box()
@@ -118,7 +95,7 @@ def test_a_slider_follows_the_pointer(visit: Visit, root: Path) -> None:
 
 
 def test_a_table_is_sorted_by_click_and_by_keyboard(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     written = ["Shared", "FiLM", "Experts", "Weight modulation"]
     assert _column(page, GAINS, 1) == written
     head = page.locator(f"{GAINS} thead th").last
@@ -137,7 +114,7 @@ def test_a_table_is_sorted_by_click_and_by_keyboard(visit: Visit, root: Path) ->
 
 
 def test_rows_of_one_metric_stay_together(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     table = "#table04 ~ .scroll:has([aria-describedby=table04-note]) table"
     before = _column(page, table, 1)
     page.locator(f"{table} thead th:nth-child(3) button").click()
@@ -148,7 +125,7 @@ def test_rows_of_one_metric_stay_together(visit: Visit, root: Path) -> None:
 
 
 def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser, visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     colour = "getComputedStyle(document.body).backgroundColor"
     switch = page.get_by_role("button", name="Dark")
     light = page.evaluate(colour)
@@ -171,14 +148,14 @@ def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser, visit
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_the_contrast_of_level_aa(visit: Visit, root: Path, file: str, scheme: str) -> None:
     visit.page.emulate_media(color_scheme=scheme)
-    result = visit.open(root / file).evaluate(CONTRAST)
+    result = _open(visit, root / file).evaluate(CONTRAST)
     assert result["texts"] > 20 and result["found"] == []
 
 
 @pytest.mark.parametrize("file", ["report/index.html", "logs/runtime.html"])
 def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, root: Path, file: str) -> None:
-    visit.page.set_viewport_size(_size(PHONE))
-    page = visit.open(root / file)
+    visit.page.set_viewport_size(size(PHONE))
+    page = _open(visit, root / file)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
     wider = """() => [...document.querySelectorAll("body *:not(.unseen, .skip)")]
       .filter(e => !e.closest(".scroll *, dialog") && e.getBoundingClientRect().right > innerWidth + 1)
@@ -192,8 +169,8 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, root: Path, f
 
 
 def test_the_contents_follow_the_reader(visit: Visit, root: Path) -> None:
-    visit.page.set_viewport_size(_size((DESK[0], 400)))
-    page = visit.open(root / "report/index.html")
+    visit.page.set_viewport_size(size((DESK[0], 400)))
+    page = _open(visit, root / "report/index.html")
     current = page.locator(".toc a[aria-current]")
     for place in ("table04", "again", "claims"):
         page.evaluate(f"document.getElementById('{place}').scrollIntoView()")
@@ -204,7 +181,7 @@ def test_the_contents_follow_the_reader(visit: Visit, root: Path) -> None:
 
 
 def test_the_focus_is_always_to_be_seen(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     seen = set()
     for _ in range(400):
         page.keyboard.press("Tab")
@@ -220,7 +197,7 @@ def test_the_focus_is_always_to_be_seen(visit: Visit, root: Path) -> None:
 
 
 def test_a_command_is_copied(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     page.evaluate("""() => {
       window.copied = [];
       document.addEventListener("copy", () => copied.push(getSelection().toString()));
@@ -237,7 +214,7 @@ def test_a_command_is_copied(visit: Visit, root: Path) -> None:
 
 
 def test_a_figure_is_enlarged_and_closed_by_keyboard(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     dialog = page.locator("dialog")
     page.locator(".enlarge").first.focus()
     page.keyboard.press("Enter")
@@ -248,13 +225,13 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(visit: Visit, root: Path) -
 
 
 def test_pictures_are_decoded(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     sizes = page.evaluate("[...document.querySelectorAll('main img[src]')].map(i => i.complete && i.naturalWidth)")
     assert len(sizes) == 2 * 5 + len(pages.FIGURES) and all(sizes)
 
 
 def test_the_link_to_hardware_leads_to_a_page_that_leads_back(visit: Visit, root: Path) -> None:
-    page = visit.open(root / "report/index.html")
+    page = _open(visit, root / "report/index.html")
     page.locator("header").get_by_role("link", name="logs/runtime.html").click()
     assert page.url == (root / "logs/runtime.html").as_uri()
     page.get_by_role("button", name="Duration").click()

@@ -320,6 +320,11 @@ def test_figure3_shows_what_was_said_and_what_was_understood(twice: tuple[Path, 
     assert caption("denoise=0.50 desnow=0.50", 0.5) == "denoise + desnow, strength 0.5"
     assert caption("refused", float("nan")) == "refused"
     fixtures.write_samples(tmp_path)
+    longest = ("please " * 8 + "help")[:60]
+    figure3(fixtures.demo().assign(text=longest), tmp_path, tmp_path)
+    with Image.open(tmp_path / "fig3_instruction.png") as picture:
+        edge = np.asarray(picture.convert("L"))[:3]
+    assert (edge == 255).all(), "the longest sentence lies inside the figure"
     with pytest.raises(InputError, match="does not exist"):
         figure3(fixtures.demo().assign(output="demo/none.png"), tmp_path, tmp_path)
 

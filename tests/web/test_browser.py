@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 
 from instruct_ipt.web import Limits
 
-from ..browsers import CONTRAST, DESK, PHONE
+from ..browsers import CONTRAST, PHONE, Visit, size, visiting
 from ..restoration import hostile, nets
 from . import servers
 
@@ -27,33 +27,6 @@ LIMITS = Limits(bytes=100_000, pixels=20_000)
 REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
 
 
-class Visit:
-    """A page as a visitor sees it, with all it asked for and complained about.
-
-    Attributes:
-        page: the opened page.
-        requests: addresses that were asked for.
-        complaints: errors and warnings, but those in which the browser repeats a refusal.
-    """
-
-    def __init__(self, page: Page) -> None:
-        self.page, self.requests, self.complaints = page, [], []
-        page.set_default_timeout(60_000)
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda line: self._hear(line.type, line.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _hear(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and not REFUSED.match(text):
-            self.complaints.append(text)
-
-    def open(self, url: str) -> Page:
-        """Open the page of a server, which is then known."""
-        self.page.goto(url)
-        self.page.get_by_role("button", name="Noise", exact=True).wait_for()
-        return self.page
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with servers.serving(servers.darker(), LIMITS) as address:
@@ -63,16 +36,16 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """A visitor at a desk, in light; at the end no other server may have been asked, and nothing gone wrong."""
-    context = browser.new_context(viewport=_size(DESK), color_scheme="light", reduced_motion="reduce")
-    visitor = Visit(context.new_page())
-    yield visitor
-    context.close()
-    assert visitor.requests and all(url.startswith(("http://127.0.0.1:", "blob:")) for url in visitor.requests)
-    assert visitor.complaints == []
+    with visiting(browser, ("http://127.0.0.1:", "blob:"), REFUSED) as visitor:
+        visitor.page.set_default_timeout(60_000)
+        yield visitor
 
 
-def _size(size: tuple[int, int]) -> Any:
-    return {"width": size[0], "height": size[1]}
+def _open(visit: Visit, url: str) -> Page:
+    """Open the page of a server, which is then known."""
+    visit.page.goto(url)
+    visit.page.get_by_role("button", name="Noise", exact=True).wait_for()
+    return visit.page
 
 
 def _pixels(content: bytes) -> np.ndarray:
@@ -120,7 +93,7 @@ GREY = hostile.saved(Image.new("RGB", (WIDTH, HEIGHT), (200, 200, 200)), "PNG")
 
 
 def test_a_sentence_restores_the_photo_and_the_divider_moves_by_keyboard(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page, GREY)
     _ask(page, "take the rain off, gently")
     _done(page)
@@ -141,7 +114,7 @@ def test_a_sentence_restores_the_photo_and_the_divider_moves_by_keyboard(visit: 
 
 
 def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page)
     page.get_by_role("button", name="Haze").click()
     _done(page)
@@ -156,7 +129,7 @@ def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
 
 def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(visit: Visit, url: str) -> None:
     visit.page.clock.install()
-    page = visit.open(url)
+    page = _open(visit, url)
     sent = _give(page)
     page.get_by_role("button", name="Snow").click()
     _done(page)
@@ -165,10 +138,13 @@ def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(vi
     assert np.abs(_pixels(first) - _pixels(sent) * 0.5).max() <= 1
     page.get_by_label("Strength").focus()
     before = page.locator("#download").get_attribute("href") or ""
+    # From here on time passes only as the test says, however slow the machine is.
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
         page.clock.run_for(300)
     page.clock.run_for(200)
+    page.clock.resume()
     page.locator(f"#download:not([href='{before}'])").wait_for()
     _done(page)
     assert page.locator("#amount").inner_text() == "0.8"
@@ -179,7 +155,7 @@ def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(vi
 
 @pytest.mark.parametrize(("format", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
 def test_the_download_has_the_photos_own_format(visit: Visit, url: str, format: str, suffix: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page, servers.photo(format, WIDTH, HEIGHT), f"../My photo.{suffix}", f"image/{format.lower()}")
     page.get_by_role("button", name="Rain", exact=True).click()
     _done(page)
@@ -190,7 +166,7 @@ def test_the_download_has_the_photos_own_format(visit: Visit, url: str, format: 
 
 
 def test_a_tiff_which_no_browser_shows_is_shown_once_it_is_restored(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page, hostile.saved(Image.open(io.BytesIO(GREY)), "TIFF"), "scan.tif", "image/tiff")
     page.get_by_text("Your browser does not show this kind of file").wait_for()
     page.get_by_role("button", name="Rain", exact=True).click()
@@ -203,7 +179,7 @@ def test_a_tiff_which_no_browser_shows_is_shown_once_it_is_restored(visit: Visit
 
 
 def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page)
     page.get_by_role("button", name="Guess from the photograph").click()
     agree = page.get_by_role("button", name="Restore with this guess")
@@ -218,7 +194,7 @@ def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: 
 
 
 def test_an_example_is_a_click(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page)
     page.get_by_role("button", name="remove the rain").click()
     _done(page)
@@ -226,7 +202,7 @@ def test_an_example_is_a_click(visit: Visit, url: str) -> None:
 
 
 def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     drop = """([bytes, name]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
@@ -246,8 +222,8 @@ def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) 
 
 
 def test_actual_size_shows_pixel_for_pixel_and_scrolls(visit: Visit, url: str) -> None:
-    page = visit.open(url)
-    page.set_viewport_size(_size(PHONE))
+    page = _open(visit, url)
+    page.set_viewport_size(size(PHONE))
     _give(page, servers.photo("JPEG", 1000, 20), "wide.jpg", "image/jpeg")
     page.get_by_role("button", name="Noise", exact=True).click()
     _done(page)
@@ -285,7 +261,7 @@ def _problem(page: Page, words: str) -> None:
 def test_what_the_page_knows_to_be_refused_is_not_sent(
     visit: Visit, url: str, content: bytes, name: str, words: str
 ) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page, content, name)
     _problem(page, words)
     assert page.get_by_text("Drop a photograph here").is_visible()
@@ -300,7 +276,7 @@ def test_what_the_page_knows_to_be_refused_is_not_sent(
     ],
 )
 def test_what_the_server_refuses_is_to_be_read(visit: Visit, url: str, content: bytes, button: str, words: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page, content)
     page.get_by_role("button", name=button, exact=True).click()
     _problem(page, words)
@@ -311,7 +287,7 @@ def test_what_the_server_refuses_is_to_be_read(visit: Visit, url: str, content: 
 
 
 def test_the_servers_limits_hold_where_the_pages_are_got_round(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page)
     # The browser says that the file is small; its bytes are more than that.
     page.evaluate(
@@ -326,7 +302,7 @@ def test_the_servers_limits_hold_where_the_pages_are_got_round(visit: Visit, url
 
 
 def test_a_refused_sentence_says_what_is_possible_and_the_result_before_it_stays(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _ask(page, "the rain")
     _problem(page, "Choose a photograph first.")
     _give(page)
@@ -345,7 +321,7 @@ def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
         _give(other)
         other.get_by_role("button", name="Noise", exact=True).click()
         servers.begun()
-        page = visit.open(url)
+        page = _open(visit, url)
         _give(page)
         page.get_by_role("button", name="Noise", exact=True).click()
         _problem(page, "The server is busy and its line is full (places: 1); try again in")
@@ -360,7 +336,7 @@ def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
 
 def test_a_photo_that_takes_too_long_is_said(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.serving(servers.paced(), Limits(seconds=100)) as url:
-        page = visit.open(url)
+        page = _open(visit, url)
         _give(page, servers.photo(width=900, height=40))
         page.get_by_role("button", name="Noise", exact=True).click()
         servers.begun()
@@ -372,7 +348,7 @@ def test_a_photo_that_takes_too_long_is_said(visit: Visit, monkeypatch: pytest.M
 def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     noticed = servers.leaving(monkeypatch)
     with servers.serving(servers.paced()) as url:
-        page = visit.open(url)
+        page = _open(visit, url)
         _give(page, servers.photo(width=900, height=40))
         page.get_by_role("button", name="Noise", exact=True).click()
         page.get_by_text("Restoring part 1 of 2").wait_for()
@@ -394,7 +370,7 @@ def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_the_contrast_of_level_aa(visit: Visit, url: str, scheme: str) -> None:
     visit.page.emulate_media(color_scheme=scheme)
-    page = visit.open(url)
+    page = _open(visit, url)
     assert page.evaluate(CONTRAST)["found"] == []
     _give(page)
     page.get_by_role("button", name="Guess from the photograph").click()
@@ -408,8 +384,8 @@ def test_every_text_has_the_contrast_of_level_aa(visit: Visit, url: str, scheme:
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, url: str) -> None:
-    visit.page.set_viewport_size(_size(PHONE))
-    page = visit.open(url)
+    visit.page.set_viewport_size(size(PHONE))
+    page = _open(visit, url)
     wider = """() => [...document.querySelectorAll("body *:not(.unseen, .skip)")]
       .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0] and page.evaluate(wider) == []
@@ -420,7 +396,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, url: str) -> 
 
 
 def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     _give(page)
     _ask(page, "the rain")
     _done(page)
@@ -441,7 +417,7 @@ def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, 
 
 
 def test_dark_and_light_follow_the_system_and_the_switch(visit: Visit, url: str) -> None:
-    page = visit.open(url)
+    page = _open(visit, url)
     colour = "getComputedStyle(document.body).backgroundColor"
     light, switch = page.evaluate(colour), page.get_by_role("button", name="Dark")
     switch.click()
@@ -455,7 +431,7 @@ def test_dark_and_light_follow_the_system_and_the_switch(visit: Visit, url: str)
 
 def test_what_cannot_be_asked_is_not_offered(visit: Visit) -> None:
     with servers.serving(nets.tiny_restorer()) as url:
-        page = visit.open(url)
+        page = _open(visit, url)
         assert page.locator("#say").is_hidden() and page.locator("#unsure").is_hidden()
         assert page.get_by_role("heading", name="What is wrong with it?").is_visible()
         _give(page)

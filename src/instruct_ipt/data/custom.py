@@ -23,7 +23,8 @@ from instruct_ipt.data.catalogue import (
     scenes,
     write_custom,
 )
-from instruct_ipt.data.images import EXTENSIONS, image_size
+from instruct_ipt.data.folders import check_partners, image_files
+from instruct_ipt.data.images import image_size
 from instruct_ipt.data.overlap import fingerprint_file, overlaps
 from instruct_ipt.data.photographs import BUNDLED, locate
 from instruct_ipt.data.verify import clean_files, describe, verify
@@ -67,9 +68,9 @@ def add(
     _check_options(name, task, split, catalogue)
     if given is not None and (side_by_side or given.resolve() == target.resolve()):
         raise InputError(f"--input {given}: pairs come from two folders, or side by side from --target alone")
-    inputs, targets = (_images(given) if given else {}), _images(target)
+    inputs, targets = (image_files(given) if given else {}), image_files(target)
     if given:
-        _check_partners(inputs, targets, given, target)
+        check_partners(inputs, targets, given, target)
     home = Path(os.path.commonpath([p.absolute() for p in (given, target) if p]))
     clean: Part = "both" if side_by_side else "target"
     parts: tuple[tuple[Part, dict[str, Path]], ...] = (("input", inputs), (clean, targets))
@@ -116,29 +117,6 @@ def _check_options(name: str, task: str, split: str, catalogue: Path) -> None:
         raise InputError(f"--task {task!r} does not exist; allowed: {', '.join(TASKS)}")
     if split not in ("train", "test"):
         raise InputError(f"--split {split!r} does not exist; allowed: train, test")
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """Stem -> file of the images directly in ``folder``, sorted."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the folder that holds the images")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
-            if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} have one name; rename or remove one")
-            found[path.stem] = path
-    if not found:
-        raise InputError(f"{folder} holds no image ({', '.join(sorted(EXTENSIONS))})")
-    return found
-
-
-def _check_partners(inputs: dict[str, Path], targets: dict[str, Path], given: Path, target: Path) -> None:
-    for one, other, folder in ((inputs, targets, target), (targets, inputs, given)):
-        lonely = sorted(set(one) - set(other))
-        if lonely:
-            more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
-            raise InputError(f"{one[lonely[0]]} has no partner of that name in {folder}{more}; add or remove it")
 
 
 def _entry(path: Path, home: Path, split: Split, part: Part) -> Entry:

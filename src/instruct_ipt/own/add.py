@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import shutil
@@ -24,7 +22,7 @@ from .damage import load_damage
 from .fit import Say, Settings, fit
 from .material import Material, from_bundled, from_images, from_pairs
 from .packs import MADE_BY, is_own, read
-from .scores import BARE, COLUMNS, INPUT, PROTOCOL, Score, means, nearest, score, unchanged
+from .scores import BARE, INPUT, PROTOCOL, Score, means, nearest, score, unchanged, write_scores
 
 CHECKED = 3
 """Validation images on which the other tasks are compared before and after."""
@@ -208,11 +206,7 @@ def _link(path: Path, to: Path) -> None:
 
 def _write_records(stage: Path, report: Report, scores: list[Score], settings: Settings, material: Material) -> None:
     """`<task>.csv`, a row per image and method, and `<task>.json`, the rest."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([s.image, s.method, PROTOCOL, f"{s.psnr:.4f}", f"{s.ssim:.5f}"] for s in scores)
-    (stage / f"{report.task}.csv").write_text(text.getvalue(), encoding="utf-8")
+    write_scores(scores, stage / f"{report.task}.csv")
     record = {
         "task": report.task,
         "protocol": PROTOCOL,

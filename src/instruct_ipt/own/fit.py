@@ -63,7 +63,7 @@ def fit(
     trainer = Trainer(
         model,
         material.stream(task, settings.seed),
-        _for_trainer(task, settings),
+        training_settings(task, settings),
         validate=best,
         observe=lambda step, found: say(
             f"step {step} of {settings.steps}: {found[f'{task}/psnr']:.2f} dB on {len(material.validation)} validation "
@@ -93,7 +93,7 @@ def _fresh(task: str, base: Modulated, ranks: Mapping[str, int | None], settings
     return Modulated(base.backbone, (task,), biases)
 
 
-def _for_trainer(task: str, settings: Settings) -> SimpleNamespace:
+def training_settings(task: str, settings: Settings) -> SimpleNamespace:
     """The `training` section of the parameters for one task: rates and loss of the profile `quick`."""
     return SimpleNamespace(
         batch_per_task=settings.batch,

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from instruct_ipt.data.dead_leaves import dead_leaves
-from instruct_ipt.data.images import EXTENSIONS, image_size, read_image, to_bytes, to_float
+from instruct_ipt.data.folders import check_partners, image_files
+from instruct_ipt.data.images import image_size, read_image, to_bytes, to_float
 from instruct_ipt.data.overlap import fingerprint, overlaps
 from instruct_ipt.data.photographs import BUNDLED, locate
 from instruct_ipt.data.stream import PatchStream
@@ -93,11 +94,8 @@ def from_pairs(given: Path, target: Path, patch: int) -> Material:
     """
     if given.resolve() == target.resolve():
         raise InputError(f"--input and --target are the same folder {given}; pairs come from two")
-    inputs, targets = _images(given), _images(target)
-    for one, other, folder in ((inputs, targets, target), (targets, inputs, given)):
-        if lonely := sorted(one.keys() - other.keys()):
-            more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
-            raise InputError(f"{one[lonely[0]]} has no partner of that name in {folder}{more}; add or remove it")
+    inputs, targets = image_files(given, LEAST), image_files(target, LEAST)
+    check_partners(inputs, targets, given, target)
     for name, path in inputs.items():
         size, other = (" x ".join(map(str, image_size(p))) for p in (path, targets[name]))
         if size != other:
@@ -119,7 +117,7 @@ def from_images(folder: Path, damage: Damage, patch: int) -> Material:
     Raises:
         InputError: an image is smaller than `patch` or unreadable, there are too few, or the damage breaks its promise.
     """
-    found = _images(folder)
+    found = image_files(folder, LEAST)
     train, judged = _split(found, patch)
     side = _side(len(train), found.values())
     clean = [_middle(read_image(found[name]), side) for name in train]
@@ -177,21 +175,6 @@ def _material(
     ]
     source = source | {"training": len(training), "validation": [pair.name for pair in judged]}
     return Material(training, judged, damage, source, notes)
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """Stem -> file of the images directly in `folder`, in the order of the names."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the folder that holds the images")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
-            if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} have one name; rename or remove one")
-            found[path.stem] = path
-    if len(found) < LEAST:
-        raise InputError(f"{folder} holds {len(found)} images ({', '.join(sorted(EXTENSIONS))}); give {LEAST} or more")
-    return found
 
 
 def _split(found: Mapping[str, Path], patch: int) -> tuple[list[str], list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,6 +57,14 @@ def score(pairs: Sequence[Judged], restorer: Restorer, task: str, methods: Seque
                 output = restorer.restore(pair.input, method)
             found.append(Score(pair.name, method, *PROTOCOLS[PROTOCOL].score(output, pair.target)))
     return found
+
+
+def write_scores(scores: Sequence[Score], path: Path) -> None:
+    """A row per image and method, columns :data:`COLUMNS`."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([s.image, s.method, PROTOCOL, f"{s.psnr:.4f}", f"{s.ssim:.5f}"] for s in scores)
 
 
 def means(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:

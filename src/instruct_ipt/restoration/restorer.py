@@ -171,6 +171,21 @@ class Restorer:
         except InputError as error:
             raise InputError(f"{error}; or name a task: {', '.join(self.tasks)}") from None
 
+    def asked(
+        self, task: Task | None = None, strength: float | None = None, instruction: str | None = None
+    ) -> Choice | None:
+        """What is asked for, known before there is an image; None: its damage is to be guessed.
+
+        Raises:
+            InputError: as `restore`, or nothing that could guess stands beside the weights.
+        """
+        if task is not None:
+            return Choice(self.task_weights(task), _strength(1.0 if strength is None else strength), "task")
+        if instruction is not None:
+            return self.read(instruction, strength)
+        self.check(None, strength)
+        return None
+
     def choose(
         self, image: AnyImage, task: Task | None = None, strength: float | None = None, instruction: str | None = None
     ) -> Choice:
@@ -179,9 +194,7 @@ class Restorer:
         Raises:
             InputError: as there.
         """
-        if task is not None:
-            return Choice(self.task_weights(task), _strength(1.0 if strength is None else strength), "task")
-        return self.guess(image, strength) if instruction is None else self.read(instruction, strength)
+        return self.asked(task, strength, instruction) or self.guess(image, strength)
 
     def restore(
         self,

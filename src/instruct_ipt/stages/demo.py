@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from instruct_ipt.data.images import to_bytes, to_float
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.instruction import Refusal
 from instruct_ipt.paths import MODELS, RESULTS
@@ -73,6 +74,6 @@ def _understood(restorer: Restorer, text: str) -> Choice | None:
 def _save(image: np.ndarray, path: Path) -> np.ndarray:
     """Write float (H, W, 3) in [0, 1] as an 8-bit PNG; returns the rounded values, which are what is seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.rint(image * 255).astype(np.uint8)
+    values = to_bytes(image)
     Image.fromarray(values).save(path)
-    return values.astype(np.float32) / 255
+    return to_float(values)

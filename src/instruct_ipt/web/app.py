@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -44,6 +44,25 @@ _Name = Annotated[str, Query(description="of the file; only the name of the resu
 _Previews = Annotated[
     bool, Query(description="whether PNGs of before and after are wanted, for formats no browser shows")
 ]
+
+
+class _Asked:
+    """What a request asks for, in its query."""
+
+    def __init__(
+        self, task: _Task = None, instruction: _Instruction = None, strength: _Strength = None, name: _Name = ""
+    ) -> None:
+        self.task, self.instruction, self.strength, self.name = task, instruction, strength, name
+
+    def order(self, restorer: Restorer, previews: bool) -> work.Order:
+        """As the worker takes it.
+
+        Raises:
+            InputError: no such task, a sentence or strength that is refused, or nothing that could guess.
+        """
+        task = None if self.task is None else parse_task(self.task)
+        choice = restorer.asked(task, self.strength, self.instruction)
+        return work.Order(choice, self.strength, self.name, previews)
 
 
 class Sentence(BaseModel):
@@ -177,36 +196,28 @@ def _add_facts(app: FastAPI, restorer: Restorer, limits: Limits, line: Line) -> 
 def _add_work(app: FastAPI, restorer: Restorer, limits: Limits, line: Line) -> None:
     """Addresses that take a photo."""
 
-    async def receive(request: Request, prepare: Callable[[], work.Order]) -> Place:
-        """Take a place, then the photo, and put its restoration into the line."""
+    async def receive(request: Request, prepare: Callable[[], work.Job]) -> Place:
+        """Take a place, then the photo, and put what is to be done with it into the line."""
         async with uploading(request, limits, limits.bytes) as upload:
-            order = await asyncio.to_thread(prepare)
+            job = await asyncio.to_thread(prepare)
             place = line.enter()
             try:
                 content = await upload.read()
                 header = await asyncio.to_thread(work.look, content, limits)
-                place.start(lambda place: work.restore(content, header, order, restorer, place))
+                place.start(lambda place: job(content, header, place))
             except BaseException:
                 place.leave()
                 raise
             return place
 
-    def ordering(
-        task: str | None, instruction: str | None, strength: float | None, name: str, previews: bool
-    ) -> Callable[[], work.Order]:
-        return lambda: work.Order(_chosen(restorer, task, instruction, strength), strength, name, previews)
+    def restoring(asked: _Asked, previews: bool = False) -> Callable[[], work.Job]:
+        return lambda: work.restoring(restorer, asked.order(restorer, previews))
 
     @app.post("/api/restore", openapi_extra=_PHOTO, responses=_PROBLEMS, response_class=Response)
-    async def restore(
-        request: Request,
-        task: _Task = None,
-        instruction: _Instruction = None,
-        strength: _Strength = None,
-        name: _Name = "",
-    ) -> Response:
+    async def restore(request: Request, asked: Annotated[_Asked, Depends()]) -> Response:
         """The restored photo, in its own format; what was done stands in headers. Without task and instruction the
         damage is guessed."""
-        place = await receive(request, ordering(task, instruction, strength, name, False))
+        place = await receive(request, restoring(asked))
         try:
             restored: work.Restored = await finished(place, request)
         except BaseException:
@@ -217,45 +228,20 @@ def _add_work(app: FastAPI, restorer: Restorer, limits: Limits, line: Line) -> N
 
     @app.post("/api/restore/live", openapi_extra=_PHOTO, responses=_PROBLEMS, response_class=Response)
     async def restore_live(
-        request: Request,
-        task: _Task = None,
-        instruction: _Instruction = None,
-        strength: _Strength = None,
-        name: _Name = "",
-        previews: _Previews = False,
+        request: Request, asked: Annotated[_Asked, Depends()], previews: _Previews = False
     ) -> Response:
         """The same with progress: lines of JSON, the last of which is followed by the bytes that it counts."""
-        place = await receive(request, ordering(task, instruction, strength, name, previews))
+        place = await receive(request, restoring(asked, previews))
         return Pieces(live(place, request), place, limits.pause, {"X-Accel-Buffering": "no"}, LIVE)
 
     @app.post("/api/guess", openapi_extra=_PHOTO, responses=_PROBLEMS)
     async def guess(request: Request) -> Understood:
         """What seems to have damaged the photo. Often wrong."""
-        place = None
+        place = await receive(request, lambda: work.guessing(restorer))
         try:
-            async with uploading(request, limits, limits.bytes) as upload:
-                await asyncio.to_thread(restorer.check, None)
-                place = line.enter()
-                content = await upload.read()
-                await asyncio.to_thread(work.look, content, limits)
-            place.start(lambda _: work.guess(content, restorer))
             return _understood(await finished(place, request))
         finally:
-            if place is not None:
-                place.leave()
-
-
-def _chosen(restorer: Restorer, task: str | None, instruction: str | None, strength: float | None) -> Choice | None:
-    """What is asked for, before there is a photo; None: a guess.
-
-    Raises:
-        InputError: no such task, a sentence or strength that is refused, or nothing that could guess.
-    """
-    asked = None if task is None else parse_task(task)
-    restorer.check(asked if asked is not None or instruction is None else restorer.tasks[0], strength)
-    if asked is not None:
-        return Choice(restorer.task_weights(asked), 1.0 if strength is None else strength, "task")
-    return None if instruction is None else restorer.read(instruction, strength)
+            place.leave()
 
 
 def _understood(choice: Choice) -> Understood:

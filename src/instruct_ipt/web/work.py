@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -17,6 +18,8 @@ from .limits import Limits, Refused, in_megapixels
 from .line import Place
 
 _LONGEST_NAME = 80
+Job = Callable[[bytes, Header, Place], Any]
+"""What the worker does with an upload, of which the header is known."""
 
 
 @dataclass(frozen=True)
@@ -74,37 +77,47 @@ def look(content: bytes, limits: Limits) -> Header:
     return header
 
 
-def restore(content: bytes, header: Header, order: Order, restorer: Restorer, place: Place) -> Restored:
-    """Decode, restore, encode.
+def restoring(restorer: Restorer, order: Order) -> Job:
+    """A job that decodes, restores and encodes; gives a `Restored`.
 
-    Raises:
-        InputError: it cannot be decoded, or seems undamaged where it should be guessed.
+    The job raises:
+        InputError: the photo cannot be decoded, or seems undamaged where it should be guessed.
         Gone, Refused: see `Place.check`.
     """
-    with _of_photo():
-        picture = read(content)
-    before = picture.upright()
-    choice = order.choice or restorer.guess(before, order.strength)
-    place.check()
-    place.tiles(restorer.tiles(*before.shape[:2]))
-    after = restorer.restore(before, choice.weights, choice.strength, progress=place.advance)
-    result = picture.with_upright(after)
-    parts = {"photo": encode(result, header.format)}
-    if order.previews:
-        parts |= {"before": preview(picture), "after": preview(result)}
-    name = restored_name(order.name, header.format)
-    return Restored(choice, name, Image.MIME[header.format], header.width, header.height, parts)
+
+    def job(content: bytes, header: Header, place: Place) -> Restored:
+        with _of_photo():
+            picture = read(content)
+        before = picture.upright()
+        choice = order.choice or restorer.guess(before, order.strength)
+        place.check()
+        place.tiles(restorer.tiles(*before.shape[:2]))
+        after = restorer.restore(before, choice.weights, choice.strength, progress=place.advance)
+        result = picture.with_upright(after)
+        parts = {"photo": encode(result, header.format)}
+        if order.previews:
+            parts |= {"before": preview(picture), "after": preview(result)}
+        name = restored_name(order.name, header.format)
+        return Restored(choice, name, Image.MIME[header.format], header.width, header.height, parts)
+
+    return job
 
 
-def guess(content: bytes, restorer: Restorer) -> Choice:
-    """What seems to have damaged a photo.
+def guessing(restorer: Restorer) -> Job:
+    """A job that says what seems to have damaged a photo; gives a `Choice`.
 
     Raises:
-        InputError: it cannot be decoded, or seems undamaged.
+        InputError: nothing that could guess stands beside the weights. The job: the photo cannot be decoded, or seems
+            undamaged.
     """
-    with _of_photo():
-        picture = read(content)
-    return restorer.guess(picture.upright())
+    restorer.check(None)
+
+    def job(content: bytes, _: Header, __: Place) -> Choice:
+        with _of_photo():
+            picture = read(content)
+        return restorer.guess(picture.upright())
+
+    return job
 
 
 @contextlib.contextmanager
