@@ -27,13 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     # analysis.statistics.
     "report": {"data", "analysis"},
     "instruction": set(),
+    # A denoiser is trained by the loop of restoration, on the same photographs.
+    "diffusion": {"modulation", "adaptation", "data", "training", "provenance"},
     # Of data only the bounds on what is decoded: one rule for every file that enters.
     "restoration": {"backbone", "modulation", "instruction", "diffusion", "data"},
     "web": {"restoration"},
     # A task of one's own is trained, judged, and read as `ipt restore` will read it.
     "own": {"modulation", "data", "training", "evaluation", "restoration", "provenance"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
-               "instruction", "restoration", "provenance", "params", "tracking"},
+               "instruction", "restoration", "diffusion", "provenance", "params", "tracking"},
 }  # fmt: skip
 NOTHING_BUT_TASKS = {
     "backbone": set(),

@@ -28,6 +28,7 @@ METHODS: tuple[str, ...] = (
     "shared", "experts", "film", "prompt", "gate", "adapter", "task_norm", "task_head", "full", "constant",
     "proportional",
 )  # fmt: skip
+DENOISERS: tuple[str, ...] = ("shared", "film", "frozen", "synchronous", "experts")
 STRATEGIES: tuple[str, ...] = ("synchronous", "frozen", "two_stage", "shared", "experts")
 
 TaskName = Literal["denoise", "deblur", "derain", "dehaze", "desnow"]
@@ -261,6 +262,36 @@ class EstimatorParams(Section):
     freedom: Positive
 
 
+def _some_missing(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] <= 0 or values[1] >= 1:
+        raise ValueError("both ends must lie between 0 and 1: something is missing, and something is known")
+    return values
+
+
+MissingRange = Annotated[ShareRange, AfterValidator(_some_missing)]
+
+
+class MissingParams(Section):
+    inpaint: MissingRange
+    outpaint: MissingRange
+
+
+class DiffusionParams(Section):
+    rank: Count
+    weights: Annotated[list[Literal["attention", "convolution"]], Field(min_length=1)]
+    share: MissingParams
+    sampler: Literal["ddim", "edm"]
+    sampler_steps: Annotated[int, Field(ge=1, le=1000)]
+    preset: Literal["tiny", "quick", "study"]
+    size: Annotated[int, Field(ge=32, multiple_of=16)]
+    steps: Count
+    batch_per_task: Count
+    learning_rate: RateParams
+    windows: Count
+    draws: Count
+    shown: Count
+
+
 class PairedClaimParams(Section):
     margin: Annotated[float, Field(ge=0.0)]
     unit: Literal["dB", "SSIM"]
@@ -281,6 +312,7 @@ class ClaimsParams(Section):
     constant_beats_proportional: PairedClaimParams
     synchronous_beats_frozen: PairedClaimParams
     synchronous_beats_two_stage: PairedClaimParams
+    modulated_denoiser: PairedClaimParams
     cost_is_humble: CostClaimParams
 
 
@@ -321,6 +353,11 @@ class TaskGapGrid(Section):
     methods: list[Literal[METHODS]]  # type: ignore[valid-type]
 
 
+class DiffusionGrid(Section):
+    steps: Count
+    settings: list[Literal[DENOISERS]]  # type: ignore[valid-type]
+
+
 class AblationParams(Section):
     steps: Count
     batch_per_task: Count
@@ -332,6 +369,7 @@ class AblationParams(Section):
     adaptation: AdaptationGrid
     sensitivity: SensitivityGrid
     task_gap: TaskGapGrid
+    diffusion: DiffusionGrid
 
 
 class Params(Section):
@@ -351,6 +389,7 @@ class Params(Section):
     instruction: InstructionParams
     estimator: EstimatorParams
     demo: Sentences
+    diffusion: DiffusionParams
     claims: ClaimsParams
     mlflow: MlflowParams
     ablations: AblationParams

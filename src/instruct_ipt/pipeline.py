@@ -19,7 +19,7 @@ from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import RUNTIME, SCRATCH
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
-from instruct_ipt.stages._cells import LEAVES, cell_record, find_cell, finished_equal
+from instruct_ipt.stages._cells import DIFFUSION, cell_record, find_cell, finished_equal, leaves_of
 
 
 @dataclass
@@ -123,7 +123,7 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
         raise InputError("`ipt cell` runs in one process; start it without torchrun")
     configuration = params_module.load()
     cell = find_cell(configuration, study, setting, seed)
-    check_inputs([path.as_posix() for path in LEAVES], configuration)
+    check_inputs([path.as_posix() for path in leaves_of(study)], configuration)
     started = cell_record(configuration, cell)
     digest = provenance.digest(started)
     folder = cell.folder(configuration.profile)
@@ -139,7 +139,8 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
         else:
             checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
-            _train_cell(configuration, started["params"], checkpoints, tracker, work)
+            train = _train_denoiser if study == DIFFUSION else _train_cell
+            train(configuration, started["params"], checkpoints, tracker, work)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
@@ -165,6 +166,19 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     settings = configuration.training.model_copy(update=scale | {"validate_every": spec["validate_every"]})
     degradation, backbone = configuration.degradation, configuration.backbone
     cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _train_denoiser(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
+    from instruct_ipt.stages import diffusion_cell
+    from instruct_ipt.stages._denoising import Training
+
+    facts, threads = spec["cell"], spec["threads"]
+    training = configuration.training.model_copy(update={"threads": threads})
+    how = Training(
+        configuration.diffusion, training, facts["seed"], checkpoints, tracker, "denoiser cell", spec["steps"]
+    )
+    diffusion_cell.run(how, facts["setting"], facts, threads, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

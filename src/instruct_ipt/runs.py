@@ -20,7 +20,7 @@ from instruct_ipt import provenance
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import ABLATIONS, MODELS, RESULTS
 from instruct_ipt.stage_table import STAGES, Stage
-from instruct_ipt.stages._cells import MODULE
+from instruct_ipt.stages._cells import DIFFUSION, module_of
 from instruct_ipt.tasks import TASKS
 
 PREFIX = "instruct-ipt"
@@ -181,11 +181,16 @@ def cell_card(record: Mapping[str, Any]) -> Card:
     params = record["params"]
     cell, recipe = params["cell"], params["recipe"]
     tags = {"study": cell["study"], "setting": cell["setting"], "method": recipe["method"]}
-    tags |= {"strategy": recipe["strategy"], "tasks": _task_set(recipe["tasks"]), "protocol": CELL_PROTOCOL}
+    tags |= {"strategy": recipe["strategy"], "tasks": _task_set(recipe["tasks"]), "protocol": _protocol(cell["study"])}
     tags = _tags(record) | tags | {"split": "validation"}
     without = {key: value for key, value in params.items() if key != "cell"}
     shared = without | {"cell": {key: value for key, value in cell.items() if key != "seed"}}
-    return _seed_card(cell["study"], cell["setting"], cell["seed"], record, shared, tags, (MODULE,))
+    return _seed_card(cell["study"], cell["setting"], cell["seed"], record, shared, tags, (module_of(cell["study"]),))
+
+
+def _protocol(study: str) -> str:
+    """What the scores of a cell are of: whole pictures, or their missing pixels alone."""
+    return "missing pixels" if study == DIFFUSION else CELL_PROTOCOL
 
 
 def cell_results(folder: Path) -> Results:
@@ -194,7 +199,7 @@ def cell_results(folder: Path) -> Results:
     metrics: dict[str, float] = {}
     for measure in ("psnr", "ssim"):
         scores = {task: score[measure] for task, score in facts["tasks"].items()}
-        metrics |= _with_mean(f"{CELL_PROTOCOL}/{measure}", scores)
+        metrics |= _with_mean(f"{_protocol(facts['study'])}/{measure}", scores)
     alone = {task: score["psnr"] for task, score in facts.get("backbone_alone", {}).items()}
     metrics |= _with_mean("backbone alone/psnr", alone)
     metrics |= {key: float(facts[key]) for key in ("params_added", "params_total", "steps")}

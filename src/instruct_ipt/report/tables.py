@@ -13,6 +13,7 @@ from instruct_ipt.report.benchmark_tables import (
     snow_note,
     table04,
 )
+from instruct_ipt.report.diffusion_tables import table11
 from instruct_ipt.report.figure2 import rank_budgets
 from instruct_ipt.report.heatmaps import selected_groups
 from instruct_ipt.report.study_tables import (
@@ -31,7 +32,7 @@ __all__ = ["images_per_set", "read_benchmark", "snow_note", "write_tables"]
 
 
 def write_tables(root: Path, out_dir: Path, validation_images: int | None = None) -> None:
-    """Write ``table01`` to ``table10`` and ``table10b`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
+    """Write ``table01`` to ``table11`` and ``table10b`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
 
     Args:
         root: folder that holds `results/`, `ablations/` and `models/selection.json`. Of the ablation cells only those
@@ -59,6 +60,7 @@ def write_tables(root: Path, out_dir: Path, validation_images: int | None = None
         table09(cells, cell_images, seen),
         table10(results / "cost.csv", profile),
         table10b(results / "instruction.csv", profile),
+        table11(results / "diffusion.csv", results / "diffusion_per_image.csv"),
     )
     for table in tables:
         write_table(table, out_dir)

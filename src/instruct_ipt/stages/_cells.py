@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct_ipt import provenance
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import Params, View, restrict
 from instruct_ipt.paths import ABLATIONS
@@ -17,6 +18,10 @@ from instruct_ipt.tasks import NOISE, TASKS
 
 MODULE = "instruct_ipt.stages.cell"
 SECTIONS = ("degradation", "backbone", "training")
+# The study of denoisers has a trainer and parameters of its own.
+DIFFUSION = "diffusion"
+DIFFUSION_MODULE = "instruct_ipt.stages.diffusion_cell"
+DIFFUSION_SECTIONS = ("diffusion", "training")
 NOISE_SET = "noise"
 UNSIZED = ("shared", "experts")
 # Leaves of the workflow: files that the replication makes and the cells stand on.
@@ -28,7 +33,7 @@ class Cell:
     """One point of an ablation grid.
 
     Attributes:
-        study: ``rank``, ``strategy``, ``adaptation``, ``sensitivity`` or ``task_gap``.
+        study: ``rank``, ``strategy``, ``adaptation``, ``sensitivity``, ``task_gap`` or ``diffusion``.
         setting: name of the setting, for example ``constant-4`` or ``two_stage``.
         seed: seed of weights and data stream.
     """
@@ -79,6 +84,7 @@ def settings_of(params: Params | View) -> dict[str, list[str]]:
         "adaptation": adaptation,
         "sensitivity": [*grid.sensitivity.settings, *randoms],
         "task_gap": gaps,
+        DIFFUSION: list(grid.diffusion.settings),
     }
 
 
@@ -117,6 +123,8 @@ def find_cell(params: Params, study: str, setting: str, seed: int) -> Cell:
 def recipe_of(params: Params, cell: Cell) -> Recipe:
     """What the setting of a cell of the grid means."""
     usual = (params.modulation.rule, float(params.modulation.value))
+    if cell.study == DIFFUSION:
+        return Recipe(cell.setting, METHODS[cell.setting], FILL_TASKS, ("constant", float(params.diffusion.rank)))
     if cell.setting in UNSIZED:
         return Recipe(cell.setting, cell.setting, TASKS)
     if cell.study == "strategy":
@@ -153,17 +161,38 @@ def task_set(params: Params, name: str) -> tuple[str, ...]:
 def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
     """Provenance of a cell: only what this cell reads, so that another cell's setting does not make it stale."""
     grid = params.ablations
-    sections = restrict(params, SECTIONS) | {
+    facts = {
         "cell": {"study": cell.study, "setting": cell.setting, "seed": cell.seed},
         "recipe": asdict(recipe_of(params, cell)),
-        "steps": grid.steps,
-        "batch_per_task": grid.batch_per_task,
-        "patch": grid.patch,
         "threads": grid.threads,
-        # Four points of a training curve, at little cost.
-        "validate_every": max(1, grid.steps // 4),
     }
-    return provenance.record(sections, [MODULE], [path for path in LEAVES if path.exists()])
+    if cell.study == DIFFUSION:
+        sections = restrict(params, DIFFUSION_SECTIONS) | facts | {"steps": grid.diffusion.steps}
+    else:
+        sections = (
+            restrict(params, SECTIONS)
+            | facts
+            | {
+                "steps": grid.steps,
+                "batch_per_task": grid.batch_per_task,
+                "patch": grid.patch,
+                # Four points of a training curve, at little cost.
+                "validate_every": max(1, grid.steps // 4),
+            }
+        )
+    return provenance.record(
+        sections, [module_of(cell.study)], [path for path in leaves_of(cell.study) if path.exists()]
+    )
+
+
+def module_of(study: str) -> str:
+    """The module that trains and scores the cells of a study."""
+    return DIFFUSION_MODULE if study == DIFFUSION else MODULE
+
+
+def leaves_of(study: str) -> tuple[Path, ...]:
+    """What the cells of a study stand on: a denoiser needs no selection of restoration weights."""
+    return LEAVES[:1] if study == DIFFUSION else LEAVES
 
 
 def finished_equal(params: Params, cell: Cell) -> Cell | None:
