@@ -63,7 +63,7 @@ def test_what_is_known_keeps_its_bits(painter, height, width, box):
     found = painter.fill(given, missing)
     assert found.pixels.shape == given.shape and found.pixels.dtype == np.float32
     assert np.array_equal(found.pixels[~missing], given[~missing])
-    assert np.isfinite(found.pixels).all() and 0 <= found.pixels.min() and found.pixels.max() <= 1
+    assert np.isfinite(found.pixels).all() and found.pixels.min() >= 0 and found.pixels.max() <= 1
     assert not np.array_equal(found.pixels[missing], given[missing])
 
 
