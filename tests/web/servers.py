@@ -14,8 +14,10 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from instruct_ipt.diffusion.painter import Painter
+from instruct_ipt.diffusion.store import Card
 from instruct_ipt.errors import InputError
 from instruct_ipt.instruction import Estimate
 from instruct_ipt.modulation import RankRule, modulate
@@ -62,10 +64,15 @@ class Paced(nets.Plain):
 
     def correction(self, x: Tensor) -> Tensor:
         """Of (N, C, H, W): minus a quarter of it."""
+        Paced.wait()
+        return -x / 4
+
+    @staticmethod
+    def wait() -> None:
+        """Count a tile, say that it is begun, and wait."""
         Paced.tiles += 1
         Paced.started.release()
         assert Paced.gate.wait(60)
-        return -x / 4
 
 
 def begun() -> None:
@@ -118,11 +125,33 @@ def tiny() -> Restorer:
     return Restorer(nets.tiny(), "cpu", GUIDES)
 
 
+def painter(tasks: tuple[str, ...] = ("inpaint", "outpaint", "upscale")) -> Painter:
+    """A real denoiser for 32 x 32 pixels, untrained, in two passes."""
+    card = Card("synchronous", "tiny", 32, tasks, 2, ("attention", "convolution"), "ddim", 2)
+    with torch.random.fork_rng():
+        return Painter(card.build(0).eval(), card)
+
+
+def paced_painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
+    """A painter that before each pass waits for `Paced.gate`, shut until a test opens it."""
+    Paced.gate, Paced.started, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
+    found = painter()
+    network = found._network
+
+    def waiting(task: str) -> nn.Module:
+        folded = network(task)
+        folded.register_forward_pre_hook(lambda *_: Paced.wait())
+        return folded
+
+    monkeypatch.setattr(found, "_network", waiting)
+    return found
+
+
 @contextlib.contextmanager
-def serving(restorer: Restorer, limits: Limits | None = None) -> Iterator[str]:
+def serving(restorer: Restorer, limits: Limits | None = None, painter: Painter | None = None) -> Iterator[str]:
     """The address of a server that runs inside the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = create_app(restorer, limits, ["photos.example"])
+        app = create_app(restorer, limits, ["photos.example"], painter)
         config = uvicorn.Config(app, http="h11", log_level="error", access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -143,6 +172,13 @@ def until(happens: object, seconds: float = 60) -> None:
     while not happens():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def mask(width: int = 32, height: int = 24, box: tuple[int, int, int, int] = (8, 6, 20, 16)) -> bytes:
+    """The PNG of a mask; white between left, top, right and bottom."""
+    image = Image.new("1", (width, height))
+    image.paste(1, box)
+    return hostile.saved(image, "PNG")
 
 
 def photo(format: str = "PNG", width: int = 32, height: int = 24, seed: int = 0, **options: object) -> bytes:
