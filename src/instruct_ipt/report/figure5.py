@@ -28,6 +28,10 @@ LABELS = {
 }
 ROW_TASKS = ("inpaint", "outpaint", "upscale")
 _FILE = "results/diffusion_samples.csv"
+# What a method is not: it has no score of its own.
+_GIVEN = ("input", "truth")
+# A whole network per task: shown, but not compared with one network for all.
+_OUTSIDE = ("experts",)
 _GREY = 0.5
 
 
@@ -78,7 +82,7 @@ def filled_rows(samples: pd.DataFrame | Path, results_dir: Path) -> list[Filled]
                 Filled(
                     task,
                     str(image),
-                    {column: read_picture(results_dir / part.file[column]) for column in columns},
+                    {column: filled_picture(results_dir / part.file[column]) for column in columns},
                     {column: float(part.psnr[column]) for column in columns},
                     {column: part.file[column] for column in columns},
                 )
@@ -88,8 +92,13 @@ def filled_rows(samples: pd.DataFrame | Path, results_dir: Path) -> list[Filled]
     return rows
 
 
+def filled_picture(path: Path) -> np.ndarray:
+    """A picture that `diffusion_samples.csv` names, as `figure4.read_picture` gives it."""
+    return read_picture(path, "diffusion_samples.csv", "diffusion")
+
+
 def mask_sheet(pictures: Sequence[tuple[str, np.ndarray]], masks: dict[str, list[np.ndarray]], out_dir: Path) -> None:
-    """Write ``data_masks.{png,svg,csv}``: photographs with masks of every kind, at the least, middle and largest share.
+    """Write ``data_masks.{png,svg,csv}``: a row of photographs per kind of mask.
 
     Args:
         pictures: (name, float32 (H, W, 3) in [0, 1]), one per column.
@@ -110,7 +119,7 @@ def mask_sheet(pictures: Sequence[tuple[str, np.ndarray]], masks: dict[str, list
 def _draw(rows: list[Filled]) -> Figure:
     columns = [column for column in COLUMNS if any(column in row.pictures for row in rows)]
     cell = (PAGE_IN - 0.2) / len(columns)
-    figure = Figure(figsize=(PAGE_IN, (cell + 0.13) * len(rows) + 0.45), layout="constrained")
+    figure = Figure(figsize=(PAGE_IN, (cell + 0.12) * len(rows) + 0.3), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(grid, rows, strict=True):
@@ -121,15 +130,15 @@ def _draw(rows: list[Filled]) -> Figure:
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(LABELS[column], fontsize=6.5, pad=3)
     figure.supxlabel(
-        "Of each task the photographs whose PSNR, averaged over the methods, is nearest to the median. Below each: "
-        "PSNR of the missing pixels (bold: best).",
+        "Photographs: PSNR, averaged over the methods, nearest to the median. Below each: PSNR of the missing pixels; "
+        "bold: best but for the experts.",
         fontsize=6,
     )
     return figure
 
 
 def _best(row: Filled) -> set[str]:
-    scores = {c: round(v, 2) for c, v in row.psnr.items() if c not in ("input", "truth") and np.isfinite(v)}
+    scores = {c: round(v, 2) for c, v in row.psnr.items() if c not in (*_GIVEN, *_OUTSIDE) and np.isfinite(v)}
     return {column for column, value in scores.items() if value == max(scores.values())}
 
 
@@ -139,7 +148,7 @@ def _cell(axes: Axes, row: Filled, column: str, best: bool) -> None:
         axes.set_xlabel("not available", fontsize=6)
         return
     axes.imshow(row.pictures[column], interpolation="nearest", vmin=0, vmax=1)
-    label = f"{row.psnr[column]:.2f} dB" if column not in ("input", "truth") else ""
+    label = f"{row.psnr[column]:.2f} dB" if column not in _GIVEN else ""
     axes.set_xlabel(label, fontsize=6.5, labelpad=2, fontweight="bold" if best else "normal")
 
 
