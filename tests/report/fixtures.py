@@ -14,6 +14,10 @@ from instruct_ipt.tasks import TASKS
 
 METHODS = ("input", "shared", "experts", "film", "modulation")
 DATASETS = [("denoise", f"bundled-sigma{sigma}") for sigma in (15, 25, 50)] + [(task, "bundled") for task in TASKS[1:]]
+FILL_TASKS = ("inpaint", "outpaint", "upscale")
+PASSES = 4
+# PSNR of the missing pixels, the same for all tasks but for a shift.
+FILLED = {"shared": 15.0, "film": 15.5, "frozen": 14.5, "synchronous": 16.0, "experts": 16.5}
 # Full rank, depth and group of the layers of a small U-Net, in network order: two stages down, bottom, two up.
 _SIDES = {0: 24, 1: 48, 2: 96}
 _GROUPS = ("attention.qkv", "attention.proj", "ffn.in", "ffn.out")
@@ -132,10 +136,11 @@ def ablations() -> pd.DataFrame:
             ("strategy", strategies),
             ("adaptation", adaptation),
             ("task_gap", gaps),
+            ("diffusion", FILLED),
         )
         for setting, psnr in settings.items()
         for seed in (0, 1)
-        for task in TASKS
+        for task in (FILL_TASKS if study == "diffusion" else TASKS)
     ]
     columns = ["profile", "study", "setting", "seed", "task", "psnr", "ssim", "params_added", "steps"]
     columns += ["params_total", "psnr_backbone"]
@@ -304,12 +309,6 @@ def instruction() -> pd.DataFrame:
         ["test", "ece", "scope", 0.03, 700, 0.02, 0.05],
     ]
     return pd.DataFrame(rows, columns=["split", "metric", "of", "value", "n", "ci_low", "ci_high"])
-
-
-FILL_TASKS = ("inpaint", "outpaint", "upscale")
-PASSES = 4
-# PSNR of the missing pixels, the same for all tasks but for a shift.
-FILLED = {"shared": 15.0, "film": 15.5, "frozen": 14.5, "synchronous": 16.0, "experts": 16.5}
 
 
 def diffusion() -> pd.DataFrame:
