@@ -14,13 +14,14 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from instruct_ipt.diffusion.painter import Painter
+from instruct_ipt.diffusion import FILL_TASKS
+from instruct_ipt.diffusion.painter import Painted, Painter, Progress
 from instruct_ipt.diffusion.store import Card
 from instruct_ipt.errors import InputError
 from instruct_ipt.instruction import Estimate
-from instruct_ipt.modulation import RankRule, modulate
+from instruct_ipt.modulation import RankRule, TaskModel, modulate
 from instruct_ipt.restoration import Guides, Restorer
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.web import Limits, create_app, line
@@ -125,26 +126,45 @@ def tiny() -> Restorer:
     return Restorer(nets.tiny(), "cpu", GUIDES)
 
 
-def painter(tasks: tuple[str, ...] = ("inpaint", "outpaint", "upscale")) -> Painter:
-    """A real denoiser for 32 x 32 pixels, untrained, in two passes."""
+def _denoiser(tasks: tuple[str, ...] = FILL_TASKS) -> tuple[TaskModel, Card]:
     card = Card("synchronous", "tiny", 32, tasks, 2, ("attention", "convolution"), "ddim", 2)
     with torch.random.fork_rng():
-        return Painter(card.build(0).eval(), card)
+        return card.build(0).eval(), card
 
 
-def paced_painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
-    """A painter that before each pass waits for `Paced.gate`, shut until a test opens it."""
+def painter(tasks: tuple[str, ...] = FILL_TASKS) -> Painter:
+    """A real denoiser for 32 x 32 pixels, untrained, in two passes."""
+    return Painter(*_denoiser(tasks))
+
+
+class PacedPainter(Painter):
+    """A painter that before each pass waits for `Paced.gate`."""
+
+    def fill(
+        self,
+        picture: np.ndarray,
+        missing: np.ndarray,
+        task: str = "inpaint",
+        seed: int = 0,
+        steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> Painted:
+        """As `Painter.fill`."""
+
+        def told(done: int, total: int) -> None:
+            assert progress is not None
+            progress(done, total)
+            if done < total:
+                Paced.wait()
+
+        Paced.wait()
+        return super().fill(picture, missing, task, seed, steps, told)
+
+
+def paced_painter() -> Painter:
+    """One whose gate is shut until a test opens it."""
     Paced.gate, Paced.started, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
-    found = painter()
-    network = found._network
-
-    def waiting(task: str) -> nn.Module:
-        folded = network(task)
-        folded.register_forward_pre_hook(lambda *_: Paced.wait())
-        return folded
-
-    monkeypatch.setattr(found, "_network", waiting)
-    return found
+    return PacedPainter(*_denoiser())
 
 
 @contextlib.contextmanager

@@ -400,7 +400,7 @@ def test_no_other_file_is_served(url, path):
     ],
 )
 def test_a_name_names_the_result_and_nothing_else(url, name, result):
-    assert result_name(name, "PNG") == result
+    assert result_name(name, "PNG", "restored") == result
     answer = requests.post(url + RESTORE, data=servers.photo(), params={"name": name})
     assert requests.utils.unquote(answer.headers["content-disposition"]) == f"attachment; filename*=UTF-8''{result}"
 

@@ -259,7 +259,7 @@ class _Desk:
             photo_bytes: where in the upload a mask begins; None: there is none.
         """
         limits = self.limits
-        largest = limits.bytes if photo_bytes is None else min(photo_bytes, limits.bytes) + limits.mask_bytes
+        largest = limits.bytes + (0 if photo_bytes is None else limits.mask_bytes)
         async with uploading(request, limits, largest) as upload:
             if photo_bytes is not None and photo_bytes > limits.bytes:
                 raise Refused(413, f"the photo is larger than the {in_megabytes(limits.bytes)} that are allowed")
