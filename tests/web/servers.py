@@ -81,6 +81,13 @@ def begun() -> None:
     assert Paced.started.acquire(timeout=60)
 
 
+def one_more() -> None:
+    """Let what waits at the gate go on; the next has to wait again."""
+    shut, Paced.gate = Paced.gate, threading.Event()
+    shut.set()
+    begun()
+
+
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Move the clock by which work is timed."""
     monkeypatch.setattr(line, "monotonic", lambda: time.monotonic() + seconds)
@@ -126,15 +133,16 @@ def tiny() -> Restorer:
     return Restorer(nets.tiny(), "cpu", GUIDES)
 
 
-def _denoiser(tasks: tuple[str, ...] = FILL_TASKS) -> tuple[TaskModel, Card]:
+def denoiser(tasks: tuple[str, ...] = FILL_TASKS) -> tuple[TaskModel, Card]:
+    """A real network for 32 x 32 pixels, untrained, in two passes, and what it is."""
     card = Card("synchronous", "tiny", 32, tasks, 2, ("attention", "convolution"), "ddim", 2)
     with torch.random.fork_rng():
         return card.build(0).eval(), card
 
 
 def painter(tasks: tuple[str, ...] = FILL_TASKS) -> Painter:
-    """A real denoiser for 32 x 32 pixels, untrained, in two passes."""
-    return Painter(*_denoiser(tasks))
+    """What fills in with `denoiser`."""
+    return Painter(*denoiser(tasks))
 
 
 class PacedPainter(Painter):
@@ -164,7 +172,7 @@ class PacedPainter(Painter):
 def paced_painter() -> Painter:
     """One whose gate is shut until a test opens it."""
     Paced.gate, Paced.started, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
-    return PacedPainter(*_denoiser())
+    return PacedPainter(*denoiser())
 
 
 @contextlib.contextmanager

@@ -100,7 +100,8 @@ export function filling() {
     say(ui.marked.textContent);
   });
   document.addEventListener("keydown", event => {
-    if (!showing || event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target.matches("input")) return;
+    if (!showing || event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target.matches("[type=number], [type=text]"))
+      return;
     if (!brush.empty) ui.undo.click();
     event.preventDefault();
   });
