@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 import instruct_ipt
-from instruct_ipt.diffusion.painter import Painter
 from instruct_ipt.errors import InputError
 from instruct_ipt.restoration import Choice, Restorer
 from instruct_ipt.restoration.choice import parse_task
@@ -29,6 +28,9 @@ from .guard import Guard
 from .limits import LARGEST_TEXT, Gone, Limits, Refused, in_megabytes
 from .line import Line, Place
 from .uploads import uploading
+
+if TYPE_CHECKING:
+    from instruct_ipt.diffusion.painter import Painter
 
 PAGE = Path(__file__).parent / "page"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from instruct_ipt.diffusion.painter import Painted, Painter, Progress
 from instruct_ipt.errors import InputError
 from instruct_ipt.restoration.files import encode, read, read_header
 from instruct_ipt.restoration.filling import Sides, extend_picture, fill_picture, read_mask
@@ -18,6 +18,9 @@ from instruct_ipt.restoration.pictures import Picture
 from . import work
 from .limits import Limits, Refused, in_megabytes
 from .line import Place
+
+if TYPE_CHECKING:
+    from instruct_ipt.diffusion.painter import Painted, Painter, Progress
 
 LARGEST_SEED = 2**31 - 1
 MOST_STEPS = 1000
