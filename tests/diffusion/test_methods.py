@@ -18,7 +18,7 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule
 from instruct_ipt.training.phases import Phase, phases_of
 
-from .denoisers import KINDS, SHARE, card, picture
+from .denoisers import KINDS, SHARE, card, picture, stirred
 
 RULE = RankRule("constant", 4)
 
@@ -57,8 +57,6 @@ def test_both_kinds_of_weights_are_found(preset):
 
 
 def test_one_pass_serves_a_mixed_batch():
-    from .denoisers import stirred
-
     model, x = stirred(), inputs()
     with torch.no_grad():
         mixed = model(x, torch.tensor([0, 1, 2]))

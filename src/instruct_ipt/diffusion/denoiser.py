@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,9 @@ PRESETS: dict[str, Preset] = {
     "study": Preset((96, 192, 288, 384), (False, False, True, True), 2, 2),
 }
 """`tiny` for tests, `quick` for a CPU, `study` for one GPU."""
+
+# What diffusers calls the linear layers of a module that attends.
+_PROJECTIONS = {"to_q", "to_k", "to_v", "to_out"}
 
 
 class Denoiser(nn.Module):
@@ -102,22 +104,14 @@ def build_denoiser(preset: str) -> Denoiser:
 def weights_of(network: nn.Module) -> dict[str, list[str]]:
     """The weights of any denoiser that carry task biases, by kind: ``attention`` and ``convolution``.
 
-    Attention: the projections of every module that attends (diffusers calls them `to_q`, `to_k`, `to_v`, `to_out`).
+    Attention: the projections of every module that attends.
     Convolution: every convolution inside the network, but not the first and the last, which speak the language of
     pixels. Time, class and text embeddings carry none.
     """
     attention, convolution = [], []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and _attends(name):
+        if isinstance(module, nn.Linear) and not _PROJECTIONS.isdisjoint(name.split(".")):
             attention.append(f"{name}.weight")
         elif isinstance(module, nn.Conv2d) and not name.endswith(("conv_in", "conv_out", "pos_embed.proj")):
             convolution.append(f"{name}.weight")
     return {"attention": attention, "convolution": convolution}
-
-
-def _attends(name: str) -> bool:
-    return any(part in ("to_q", "to_k", "to_v", "to_out") for part in _parts(name))
-
-
-def _parts(name: str) -> Iterator[str]:
-    yield from name.split(".")

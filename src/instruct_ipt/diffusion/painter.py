@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy import ndimage
-from torch import nn
 
+from instruct_ipt.diffusion.denoiser import Denoiser
 from instruct_ipt.diffusion.fill import Fill
 from instruct_ipt.diffusion.sampling import sample
 from instruct_ipt.diffusion.store import Card, load_denoiser
@@ -23,7 +22,6 @@ METHOD = "synchronous"
 # A window shows this many times the extent of what is missing, where the photograph has that much.
 _CONTEXT = 2.0
 _REACH = 3.0
-_MULTIPLE = 16
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished passes and of all passes."""
@@ -62,7 +60,7 @@ class Painter:
 
     def __init__(self, model: TaskModel, card: Card) -> None:
         self.card = card
-        self._folded: dict[str, nn.Module] = {}
+        self._folded: dict[str, Denoiser] = {}
         self._model = model
 
     @classmethod
@@ -161,7 +159,7 @@ class Painter:
             raise InputError(f"steps is {steps}; allowed: 1 to 1000")
         return steps
 
-    def _network(self, task: str) -> nn.Module:
+    def _network(self, task: str) -> Denoiser:
         """The network with the task in its weights, which costs what the bare network costs."""
         if not isinstance(self._model, Modulated):
             raise InputError("this denoiser has no task biases; name the folder of `synchronous` or `frozen`")
@@ -180,18 +178,14 @@ class Painter:
         told: Callable[[int], None] | None,
     ) -> np.ndarray:
         """The window with its missing pixels filled in, float32 of its own size."""
-        small = _shrunk(picture, missing, scale)
         network = self._network(task)
-        with torch.inference_mode():
-            (guess,) = sample(
-                network, None, [small], [seed], steps, self.card.sampler,
-                observe=None if told is None else lambda done, guesses: told(done),
-            )  # fmt: skip
+        small = _shrunk(picture, missing, scale, network.multiple)
+        observe = None if told is None else lambda done, guesses: told(done)
+        (guess,) = sample(network, None, [small], [seed], steps, self.card.sampler, observe=observe)
         height, width = picture.shape[:2]
         inner = guess[: max(1, round(height / scale)), : max(1, round(width / scale))]
         large = inner if scale == 1 else _resized(inner, (height, width), Image.Resampling.BICUBIC)
-        fill = Fill(picture, missing)
-        return fill.complete(large[:height, :width], _REACH * scale)
+        return Fill(picture, missing).complete(large, _REACH * scale)
 
 
 def _told(progress: Progress, begun: int, total: int) -> Callable[[int], None]:
@@ -240,7 +234,7 @@ def _holds(window: tuple[slice, slice], box: tuple[slice, slice]) -> bool:
     return all(w.start <= b.start and b.stop <= w.stop for w, b in zip(window, box, strict=True))
 
 
-def _shrunk(picture: np.ndarray, missing: np.ndarray, scale: float) -> Fill:
+def _shrunk(picture: np.ndarray, missing: np.ndarray, scale: float, multiple: int) -> Fill:
     """What the network sees: scaled down, and padded with missing pixels to sides that it can halve.
 
     A small pixel is known if all that it stands for is.
@@ -252,7 +246,7 @@ def _shrunk(picture: np.ndarray, missing: np.ndarray, scale: float) -> Fill:
     weight = np.maximum(1 - share, 1e-6)[..., None]
     known = _resized(np.where(missing[..., None], 0, picture), (height, width), Image.Resampling.BOX) / weight
     known = np.where(gone[..., None], np.float32(0.5), known).astype(np.float32)
-    pad = [(0, -side % _MULTIPLE) for side in (height, width)]
+    pad = [(0, -side % multiple) for side in (height, width)]
     return Fill(np.pad(known, (*pad, (0, 0)), constant_values=0.5), np.pad(gone, pad, constant_values=True))
 
 

@@ -26,10 +26,10 @@ def signal() -> Tensor:
 
 
 def noised(picture: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """(noisy picture, v), each (N, 3, H, W).
+    """(noisy picture, v), each in the shape of the picture.
 
     Args:
-        picture: (N, 3, H, W) in [-1, 1].
+        picture: (N, 3, H, W), or with the channels last, in [-1, 1].
         noise: standard normal, same shape.
         time: int64 (N,).
     """

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from instruct_ipt.data.images import to_float
-from instruct_ipt.data.stream import Batch
+from instruct_ipt.data.stream import PatchStream
 from instruct_ipt.diffusion import FILL_TASKS
 from instruct_ipt.diffusion.fill import ask
-from instruct_ipt.diffusion.schedule import TIMES, signal
-from instruct_ipt.errors import InputError
+from instruct_ipt.diffusion.schedule import TIMES, noised
 
 
 def window(picture: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
@@ -28,18 +28,14 @@ def window(picture: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarr
         height, width = picture.shape[:2]
     side = int(round(np.exp(rng.uniform(np.log(size), np.log(min(height, width))))))
     top, left = (int(rng.integers(0, length - side + 1)) for length in (height, width))
-    return scaled(picture[top : top + side, left : left + side], (size, size))
+    cut = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    if side == size:
+        return cut
+    # Lanczos' filter looks at all pixels of the larger window.
+    return np.asarray(Image.fromarray(cut).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), at another size (H, W), with Lanczos' filter, which looks at all pixels."""
-    if picture.shape[:2] == tuple(size):
-        return np.ascontiguousarray(picture)
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
-
-
-class FillStream:
+class FillStream(PatchStream):
     """Random windows with missing pixels and noise, as the training loop takes them: a function of (seed, step) alone.
 
     A batch's ``input`` is what the network takes, float32 (N, H, W, 8); its ``target`` the velocity it should predict
@@ -47,7 +43,7 @@ class FillStream:
 
     Args:
         images: clean photographs, uint8 (H, W, 3).
-        share: task -> (least, largest) missing share of the area.
+        missing: task -> (least, largest) missing share of the area.
         seed: of the whole stream.
         tasks: names that batches may ask for, in the order of their indices.
 
@@ -58,40 +54,22 @@ class FillStream:
     def __init__(
         self,
         images: Sequence[np.ndarray],
-        share: Mapping[str, Any],
+        missing: Mapping[str, Any],
         seed: int,
         tasks: Sequence[str] = FILL_TASKS,
     ) -> None:
-        if not len(images):
-            raise InputError(
-                "no training image: data/prepared/train has no clean one; `ipt data list` says what to fetch"
-            )
-        self.tasks = tuple(tasks)
-        self._images, self._share, self._seed = images, dict(share), seed
-
-    def batch(self, step: int, patch: int, counts: Mapping[str, int]) -> Batch:
-        """The batch of training step ``step``: ``counts[task]`` windows of ``patch`` x ``patch`` pixels per task."""
-        inputs, targets, tasks = [], [], []
-        for task, count in counts.items():
-            index = self.tasks.index(task)
-            rng = np.random.default_rng([self._seed, step, index])
-            for _ in range(count):
-                given, target = self._sample(task, rng, patch)
-                inputs.append(given)
-                targets.append(target)
-                tasks.append(index)
-        return Batch(np.stack(inputs), np.stack(targets), np.asarray(tasks, dtype=np.int64))
+        super().__init__(images, None, seed, tasks=tasks)
+        self._missing = dict(missing)
 
     def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """((H, W, 8), (H, W, 4))."""
-        picture = window(self._images[int(rng.integers(len(self._images)))], rng, size)
+        picture = window(self._images[rng.choice(len(self._images), p=self._share)], rng, size)
         picture = to_float(picture[:, ::-1] if rng.random() < 0.5 else picture)
-        fill = ask(task, picture, rng, self._share)
+        fill = ask(task, picture, rng, self._missing)
         time = int(rng.integers(TIMES))
-        a = float(signal()[time])
-        kept, hidden = np.float32(np.sqrt(a)), np.float32(np.sqrt(1 - a))
         clean, noise = picture * 2 - 1, rng.standard_normal(picture.shape, dtype=np.float32)
+        parts = (torch.from_numpy(part)[None] for part in (clean, noise))
+        noisy, velocity = (part[0].numpy() for part in noised(*parts, torch.tensor([time])))
         missing = fill.missing[..., None].astype(np.float32)
-        plane = np.full_like(missing, time)
-        given = np.concatenate([kept * clean + hidden * noise, fill.known * 2 - 1, missing, plane], axis=-1)
-        return given, np.concatenate([kept * noise - hidden * clean, missing], axis=-1)
+        given = [noisy, fill.known * 2 - 1, missing, np.full_like(missing, time)]
+        return np.concatenate(given, axis=-1), np.concatenate([velocity, missing], axis=-1)

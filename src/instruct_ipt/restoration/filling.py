@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from instruct_ipt.diffusion.painter import Painted, Painter, Progress
-from instruct_ipt.errors import InputError
 
+from .arrays import Adopted, adopt
 from .files import Source, read
 from .pictures import Picture
-
-_HALF = 128
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,11 @@ def read_mask(source: Source) -> np.ndarray:
         InputError: it cannot be read; one line that says why.
     """
     upright = read(source).upright()
-    values = (
-        upright if upright.ndim == 2 else upright[..., : max(1, upright.shape[2] - 1 if _has_alpha(upright) else 3)]
-    )
-    grey = values if values.ndim == 2 else values.mean(axis=2)
+    adopted = adopt(upright)
+    light = adopted.colour[0].mean(axis=2) >= adopted.top / 2
     # Where the file says "transparent", nothing has been painted.
-    clear = upright[..., -1] == 0 if _has_alpha(upright) else False
-    return (grey >= _HALF * (257 if upright.dtype == np.uint16 else 1)) & ~np.asarray(clear)
+    has_alpha = upright.ndim == 3 and upright.shape[2] in (2, 4)
+    return light & (upright[..., -1] > 0) if has_alpha else light
 
 
 def fill_picture(
@@ -66,8 +61,9 @@ def fill_picture(
         InputError: as `Painter.fill`.
     """
     upright = picture.upright()
-    painted = painter.fill(_colour(upright), missing, "inpaint", seed, steps, progress)
-    return picture.with_upright(_with(upright, painted.pixels, missing)), painted
+    adopted = adopt(upright)
+    painted = painter.fill(_colour(adopted.colour[0], adopted.top), missing, "inpaint", seed, steps, progress)
+    return picture.with_upright(_with(adopted, painted.pixels, missing)), painted
 
 
 def extend_picture(
@@ -88,47 +84,25 @@ def extend_picture(
         InputError: as `Painter.extend`.
     """
     upright = picture.upright()
-    margins = (sides.top, sides.right, sides.bottom, sides.left)
-    painted = painter.extend(_colour(upright), margins, seed, steps, progress)
+    adopted, margins = adopt(upright), (sides.top, sides.right, sides.bottom, sides.left)
+    painted = painter.extend(_colour(adopted.colour[0], adopted.top), margins, seed, steps, progress)
     rows, columns = (sides.top, sides.bottom), (sides.left, sides.right)
     pad = (rows, columns, *[(0, 0)] * (upright.ndim - 2))
-    canvas = np.pad(upright, pad, constant_values=_full(upright))
+    canvas = np.pad(upright, pad, constant_values=np.iinfo(upright.dtype).max)
     missing = np.pad(np.zeros(upright.shape[:2], dtype=bool), (rows, columns), constant_values=True)
-    done = _with(canvas, painted.pixels, missing)
+    done = _with(adopt(canvas), painted.pixels, missing)
     # EXIF may hold a preview and a size that are those of the old picture; only how to turn it is kept in pixels.
     return replace(picture, pixels=done, orientation=1, exif=None), painted
 
 
-def write_name(source: Path, output: Path | None, word: str) -> Path:
-    """Where a result goes: ``output``, or beside the source as ``<name>-<word>`` with its suffix."""
-    return output or source.with_name(f"{source.stem}-{word}{source.suffix}")
+def _colour(values: np.ndarray, top: float) -> np.ndarray:
+    """(H, W, 1 or 3) of any type -> float32 (H, W, 3) in [0, 1]; grey is replicated."""
+    return np.broadcast_to(values.astype(np.float32) / np.float32(top), (*values.shape[:2], 3))
 
 
-def _has_alpha(upright: np.ndarray) -> bool:
-    return upright.ndim == 3 and upright.shape[2] in (2, 4)
-
-
-def _full(upright: np.ndarray) -> int:
-    return int(np.iinfo(upright.dtype).max)
-
-
-def _colour(upright: np.ndarray) -> np.ndarray:
-    """float32 (H, W, 3) in [0, 1]; grey is replicated, transparency left out."""
-    values = upright[..., None] if upright.ndim == 2 else upright
-    values = values[..., :1].repeat(3, axis=2) if values.shape[2] < 3 else values[..., :3]
-    return values.astype(np.float32) / np.float32(_full(upright))
-
-
-def _with(upright: np.ndarray, found: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """``upright`` with the missing pixels taken from ``found``, float (H, W, 3); grey takes their mean."""
-    if found.shape[:2] != upright.shape[:2]:
-        raise InputError("the filled picture has another size than the picture")
-    values = np.rint(np.clip(found, 0, 1).astype(np.float64) * _full(upright)).astype(upright.dtype)
-    result = upright.copy()
-    if upright.ndim == 2 or upright.shape[2] < 3:
-        grey = np.rint(np.clip(found, 0, 1).astype(np.float64).mean(axis=2) * _full(upright)).astype(upright.dtype)
-        target = result if upright.ndim == 2 else result[..., 0]
-        target[missing] = grey[missing]
-    else:
-        result[..., :3][missing] = values[missing]
-    return result
+def _with(adopted: Adopted, found: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """The adopted array with the missing pixels taken from ``found``, float (H, W, 3); grey takes their mean."""
+    given = adopted.colour[0]
+    found = found.mean(axis=2, keepdims=True) if given.shape[2] == 1 else found
+    values = np.rint(np.clip(found, 0, 1).astype(np.float64) * adopted.top).astype(given.dtype)
+    return adopted.finish(np.where(missing[..., None], values, given)[None])
