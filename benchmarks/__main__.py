@@ -32,9 +32,10 @@ def page(kept: dict[str, Any]) -> str:
         "Written by `make bench` from [results.json](results.json). Ratios are medians of interleaved pairs; a",
         "bound is what we hold ourselves to. What each row compares stands in the source of its suite. Beside these,",
         "`python -m benchmarks.loader` and `python benchmarks/protocols.py` print tables of their own, and",
-        "`python -m benchmarks.restore`, `python -m benchmarks.own_task` and `python -m benchmarks.export` fill those",
-        "in [docs/restore.md](../docs/restore.md), [docs/own-task.md](../docs/own-task.md) and",
-        "[docs/export.md](../docs/export.md).",
+        "`python -m benchmarks.restore`, `python -m benchmarks.own_task`, `python -m benchmarks.export` and",
+        "`python -m benchmarks.diffusion` fill those in [docs/restore.md](../docs/restore.md),",
+        "[docs/own-task.md](../docs/own-task.md), [docs/export.md](../docs/export.md) and",
+        "[docs/diffusion.md](../docs/diffusion.md).",
     ]
     for suite, found in kept.items():
         where = found["machine"]

@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 
 from instruct_ipt import params as params_module
 from instruct_ipt import provenance
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.provenance import write_json
 from instruct_ipt.stage_table import STAGES
-from instruct_ipt.stages._cells import Cell, recipe_of
+from instruct_ipt.stages._cells import Cell, leaves_of, recipe_of
 from instruct_ipt.tasks import TASKS
 
 ARMS = {
@@ -30,6 +31,7 @@ CELLS = [
         ("adaptation", "five-film"),
         ("adaptation", "noise-film"),
         ("task_gap", "denoise+dehaze-constant"),
+        ("diffusion", "film"),
     )
     for seed in SEEDS
 ]
@@ -58,6 +60,8 @@ def replication() -> None:
     picture(Path("figures/fig2_rank.png"), 0)
     Path("tables/table04.csv").write_text("a\n1\n", encoding="utf-8")
     Path("report/index.html").write_text("<p>report</p>", encoding="utf-8")
+    for method in METHODS:
+        _denoiser(Path("models/diffusion") / method, method)
     _benchmark(configuration.profile)
     for stage in STAGES.values():
         inputs = [Path(path) for path in stage.inputs]
@@ -77,8 +81,8 @@ def plant_cell(configuration: params_module.Params, cell: Cell, shift: float = 0
     folder, recipe = cell.folder(configuration.profile), asdict(recipe_of(configuration, cell))
     folder.mkdir(parents=True, exist_ok=True)
     values = {"cell": asdict(cell), "recipe": recipe, "steps": 10, "shift": shift}
-    leaves = [Path("data/prepared/manifest.json"), Path("models/selection.json")]
-    write_json(folder / "provenance.json", _record({"profile": configuration.profile} | values, leaves))
+    record = _record({"profile": configuration.profile} | values, list(leaves_of(cell.study)))
+    write_json(folder / "provenance.json", record)
     names = (cell.study, cell.setting, cell.seed)
     tasks = {
         task: {"psnr": round(score(*names, task) + shift, 6), "ssim": round(score(*names, task) / 40, 6)}
@@ -114,6 +118,16 @@ def _arm(folder: Path, arm: str, strategy: str) -> None:
     table(folder / "history.csv", ["step", "task", "loss", "psnr", "lr"], rows)
     for name in TASKS if arm == "experts" else ("weights",):
         save_file({"head.weight": np.full((4, 3), len(arm), dtype=np.float32)}, folder / f"{name}.safetensors")
+
+
+def _denoiser(folder: Path, method: str) -> None:
+    counts = {"params_total": 1000, "params_added": 50, "params_per_task": 10.0, "steps": 20}
+    write_json(folder / "metrics.json", {"method": method, "strategy": METHODS[method]} | counts)
+    rows = [[step, task, 0.2, round(score(method, task, step), 4), 0.001] for step in (10, 20) for task in FILL_TASKS]
+    table(folder / "history.csv", ["step", "task", "loss", "psnr", "lr"], rows)
+    for part in FILL_TASKS if method == "experts" else ("",):
+        write_json(folder / part / "denoiser.json", {"method": method})
+        save_file({"conv_in.weight": np.full((4, 3), 1, dtype=np.float32)}, folder / part / "weights.safetensors")
 
 
 def _benchmark(profile: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import export, own_task
+from benchmarks import diffusion, export, own_task
 from benchmarks.__main__ import PAGE, RESULTS, page
 from benchmarks.backbone import apart, kept_bytes, naf_pair, plain_restormer
 from benchmarks.modulation import as_in_training, evenly, peft_layers, peft_run
@@ -36,8 +36,11 @@ def test_the_page_on_restoring_shows_what_its_kept_results_say():
     assert text == restore_page(text, kept)
 
 
-@pytest.mark.parametrize(("module", "kept"), [(own_task, own_task.FACTS), (export, export.RESULTS)])
-def test_the_pages_on_own_tasks_and_exports_show_what_their_kept_results_say(module, kept):
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [(own_task, own_task.FACTS), (export, export.RESULTS), (diffusion, diffusion.RESULTS)],
+)
+def test_the_pages_of_single_benchmarks_show_what_their_kept_results_say(module, kept):
     text = module.PAGE.read_text(encoding="utf-8")
     assert text == module.page(text, json.loads(kept.read_text(encoding="utf-8")))
 

@@ -33,8 +33,8 @@ def texts(path: Path) -> list[str]:
     return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "markdown"]
 
 
-def test_there_are_six_and_the_readme_lists_them_all():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven_and_the_readme_lists_them_all():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
     listed = re.findall(r"\((\d\d_\w+\.py)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert listed == [path.name for path in NOTEBOOKS]
 

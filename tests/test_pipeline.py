@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.evaluation.benchmark import BENCHMARK
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.tasks import TASKS
@@ -120,15 +121,29 @@ def test_result_files_have_their_columns_and_rows(study):
         "results/rank_strategy.csv": "source rule value params energy_mean energy_min task psnr",
         "results/cost.csv": "method params_total params_per_task side multiply_adds multiply_adds_fold",
         "results/samples.csv": "task dataset image method file psnr",
+        "results/diffusion.csv": "method strategy task profile seed images psnr psnr_carried ssim l1 seam seam_real "
+        "diversity swd fid kid lpips params_added params_total",
+        "results/diffusion_per_image.csv": "method strategy task profile seed image psnr ssim l1 seam diversity",
+        "results/diffusion_samples.csv": "task image method file psnr",
         "results/demo.csv": "task dataset image text understood strength psnr_input psnr ssim_input ssim input output",
         "ablations/summary.csv": "profile study setting seed task psnr ssim params_added steps params_total "
         "psnr_backbone",
         "ablations/per_image.csv": "profile study setting seed task image psnr ssim",
         "ablations/history.csv": "profile study setting seed step task loss psnr lr",
+        "ablations/instruction.csv": "profile study setting seed split metric of value n ci_low ci_high changes",
     }
     for file, names in columns.items():
         rows = study.rows(file)
         assert rows and list(rows[0]) == names.split(), file
+    readers = study.rows("ablations/instruction.csv")
+    assert {(r["setting"], r["changes"]) for r in readers} == {
+        ("usual", "nothing"),
+        ("few_texts", "fills: 1, variants: 1"),
+    }
+    shared = {"split", "metric", "of", "value", "n", "ci_low", "ci_high"}
+    usual = [{key: r[key] for key in shared} for r in readers if r["setting"] == "usual"]
+    stage = [{key: r[key] for key in shared} for r in study.rows("results/instruction.csv")]
+    assert usual == stage, "seed and section are those of the stage, so the usual reader is the stage's"
     said = {row["task"]: row for row in study.rows("results/demo.csv")}
     assert list(said) == list(TASKS)
     assert (said["dehaze"]["understood"], said["dehaze"]["strength"]) == ("dehaze=1.00", "0.500000"), (
@@ -137,6 +152,9 @@ def test_result_files_have_their_columns_and_rows(study):
     for row in said.values():
         given, found = (np.asarray(Image.open(study.folder / "results" / row[key])) for key in ("input", "output"))
         assert given.shape == found.shape and (given != found).any()
+    filled = study.rows("results/diffusion.csv")
+    assert [(r["method"], r["task"]) for r in filled] == [(m, t) for m in METHODS for t in FILL_TASKS]
+    assert {(r["images"], r["profile"], r["fid"]) for r in filled} == {("2", "smoke", "")}, "no network of others here"
     curve = [r for r in study.rows("ablations/history.csv") if (r["setting"], r["task"]) == ("five-constant", "derain")]
     assert [row["step"] for row in curve] == ["2", "4", "6", "8", "10"], "a cell leaves a curve, not a point"
     claims = study.rows("results/claims.csv")
@@ -175,6 +193,34 @@ def test_rivals_have_the_parameters_of_modulation_within_a_tenth(study):
         for m in ("film", "modulation")
     }
     assert added["film"] == pytest.approx(added["modulation"], rel=0.1)
+
+
+def test_denoisers_are_compared_at_one_size(study):
+    added = {
+        m: json.loads((study.folder / f"models/diffusion/{m}/metrics.json").read_text(encoding="utf-8"))["params_added"]
+        for m in METHODS
+    }
+    assert added["shared"] == 0 < added["synchronous"] == added["frozen"] < added["experts"]
+    assert added["film"] == pytest.approx(added["synchronous"], rel=0.1)
+
+
+def test_known_pixels_come_back_as_they_were_and_the_last_pass_is_the_answer(study):
+    rows = study.rows("results/diffusion_samples.csv")
+    for task in FILL_TASKS:
+        part = {r["method"]: r for r in rows if r["task"] == task}
+        pictures = {
+            name: np.asarray(Image.open(study.folder / "results" / row["file"])).astype(int)
+            for name, row in part.items()
+        }
+        passes = [name for name in pictures if name.startswith("steps-")]
+        assert passes == [f"steps-{n:02d}" for n in range(1, 21)]
+        # What was sampled in a batch may round otherwise when it is sampled alone.
+        assert np.abs(pictures[passes[-1]] - pictures["synchronous"]).max() <= 2
+        if task != "upscale":
+            known = (pictures["input"] == pictures["truth"]).all(axis=2)
+            assert 0.3 < known.mean() < 0.95
+            for name in (*METHODS, *passes):
+                assert (pictures[name][known] == pictures["truth"][known]).all(), (task, name)
 
 
 def test_a_second_run_has_nothing_to_do(study):
@@ -297,15 +343,18 @@ def test_an_edited_source_file_is_noticed(study):
 
 
 def test_choices_are_made_without_the_test_images(study):
-    """Sensitivity, rank analysis and cells run with the test split taken away, and give the same bytes."""
+    """Sensitivity, rank analysis, denoisers and cells run with the test split taken away, and give the same bytes."""
     files = ["results/sensitivity.csv", "models/selection.json", "results/rank_strategy.csv"]
+    files += ["models/diffusion/manifest.json", "ablations/smoke/diffusion/synchronous/seed-0/per_image.csv"]
     before = [(study.folder / file).read_bytes() for file in files]
     test, aside = study.folder / "data/prepared/test", study.folder / "aside"
     shutil.move(test, aside)
     try:
         study.run("ipt", "sensitivity")
         study.run("ipt", "rank")
+        study.run("ipt", "train-diffusion")
         study.run("ipt", "cell", "rank", "constant-2", "0")
+        study.run("ipt", "cell", "diffusion", "synchronous", "0")
     finally:
         shutil.move(aside, test)
     assert [(study.folder / file).read_bytes() for file in files] == before
@@ -359,12 +408,20 @@ def test_a_copy_elsewhere_gives_the_same_bytes(study, tmp_path):
     """Weights and results do not depend on the folder, the time zone or the hash seed."""
     other = Copy(tmp_path)
     environment = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
-    for stage in ("fetch", "prepare", "train-shared", "sensitivity", "train-modulation"):
+    for stage in (
+        "fetch",
+        "prepare",
+        "train-shared",
+        "sensitivity",
+        "train-modulation",
+        "train-diffusion",
+        "diffusion",
+    ):
         other.run("ipt", stage, **environment)
-    for folder in ("data/prepared", "models/shared", "models/modulation"):
+    for folder in ("data/prepared", "models/shared", "models/modulation", "models/diffusion", "results/diffusion"):
         assert other.manifest(folder) == study.manifest(folder)
-    file = "results/sensitivity.csv"
-    assert (other.folder / file).read_bytes() == (study.folder / file).read_bytes()
+    for file in ("results/sensitivity.csv", "results/diffusion.csv"):
+        assert (other.folder / file).read_bytes() == (study.folder / file).read_bytes(), file
 
 
 def test_a_snapshot_keeps_tables_parameters_and_durations(study):
@@ -377,7 +434,7 @@ def test_a_snapshot_keeps_tables_parameters_and_durations(study):
     assert [row["stage"] for row in study.rows("docs/smoke/runtime.csv")][:-1] == list(STAGES)
     cells = study.rows("docs/smoke/runtime.csv")[-1]
     assert cells["stage"].endswith(" cells") and float(cells["seconds"]) > 0
-    for name in ("claims.csv", "benchmark.csv", "table09.md", "fig_pareto.jpg"):
+    for name in ("claims.csv", "benchmark.csv", "table09.md", "table11.md", "fig_pareto.jpg", "fig5_diffusion.jpg"):
         assert (kept / name).stat().st_size > 0
     whole = (kept / "table09.md").read_text(encoding="utf-8").splitlines()
     shutil.rmtree(kept)
@@ -392,7 +449,7 @@ def test_a_snapshot_keeps_tables_parameters_and_durations(study):
 def test_the_notebooks_run_on_the_results(study):
     """Through real kernels; every cell is executed, every notebook shows pictures."""
     shutil.copytree(ROOT / "notebooks", study.folder / "notebooks", ignore=shutil.ignore_patterns("executed"))
-    assert len(study.run("ipt", "notebooks").stdout.splitlines()) == 6
+    assert len(study.run("ipt", "notebooks").stdout.splitlines()) == 7
     for path in sorted((study.folder / "notebooks/executed").glob("*.ipynb")):
         cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
         assert all(cell["execution_count"] for cell in cells), path.name

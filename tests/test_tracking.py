@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from instruct_ipt import params, provenance, runs, sync, tracking
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.stages._cells import Cell
@@ -429,6 +430,26 @@ def test_task_sets_are_tags(synced):
     assert tasks["denoise+dehaze-constant"] == "denoise+dehaze" and tasks["five-film seed 0"] == "five"
 
 
+def test_a_denoiser_cell_says_that_its_scores_are_those_of_missing_pixels(synced):
+    found = shown(only="smoke/diffusion")
+    run = found["instruct-ipt/smoke/diffusion", "film seed 0"]
+    wanted = {"protocol": "missing pixels", "method": "film", "strategy": "synchronous", "split": "validation"}
+    assert (wanted | {"tasks": "+".join(FILL_TASKS)}).items() <= run.tags.items()
+    value = planted.score("diffusion", "film", 0, "upscale")
+    assert run.metrics["missing pixels/psnr/upscale"][0][1] == pytest.approx(value, abs=1e-6)
+    assert not [name for name in run.metrics if name.startswith("rgb/")]
+    assert run.metrics["validation/psnr/inpaint"] == [(5, 20.5), (10, 21.0)]
+    assert found["instruct-ipt/smoke/diffusion", "film"].metrics["seeds"] == [(0, 2.0)]
+
+
+def test_weights_of_every_denoiser_are_named(synced):
+    run = shown(only="replication")["instruct-ipt/smoke/replication", "train diffusion"]
+    weights = json.loads(Path(synced.download_artifacts(run.id, "weights.json")).read_text(encoding="utf-8"))["files"]
+    folders = [method for method in METHODS if method != "experts"] + [f"experts/{task}" for task in FILL_TASKS]
+    assert {entry["path"] for entry in weights} == {f"models/diffusion/{f}/weights.safetensors" for f in folders}
+    assert {f"models/diffusion/{method}/metrics.json" for method in METHODS} <= run.artifacts
+
+
 def test_a_changed_cell_is_a_new_run_and_the_old_one_is_past(replication, client):
     sync.sync()
     planted.plant_cell(params.load(), Cell("strategy", "frozen", 1), shift=1.0)
@@ -501,7 +522,7 @@ def test_a_deleted_experiment_comes_back(store, client):
 
 def test_pages_are_listed_by_study(synced):
     pages = tracking.pages(5001)
-    studies = ("adaptation", "benchmark", "rank", "replication", "strategy", "task_gap")
+    studies = ("adaptation", "benchmark", "diffusion", "rank", "replication", "strategy", "task_gap")
     assert list(pages) == [f"instruct-ipt/smoke/{study}" for study in studies]
     for address in pages.values():
         assert re.fullmatch(r"http://127\.0\.0\.1:5001/#/experiments/\d+/runs\?workflowType=machine_learning", address)

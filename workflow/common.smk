@@ -6,7 +6,7 @@ from pathlib import Path
 from instruct_ipt import provenance
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import load
-from instruct_ipt.stages._cells import LEAVES, cell_record, cells_of, find_cell, settings_of
+from instruct_ipt.stages._cells import cell_record, cells_of, find_cell, kind_of, settings_of
 
 def stop(message):
     """End with one line: an exception raised in an input function would drag a traceback along."""
@@ -47,11 +47,11 @@ def cell_of(wildcards):
 
 def leaves(wildcards):
     """Files of the replication that a cell stands on; cells never make them."""
-    cell_of(wildcards)
-    missing = [path.as_posix() for path in LEAVES if not path.exists()]
+    needed = kind_of(cell_of(wildcards).study).leaves
+    missing = [path.as_posix() for path in needed if not path.exists()]
     if missing:
         stop(f"{' and '.join(missing)} must exist first: run `make repro` (or `dvc repro sensitivity`)")
-    return [path.as_posix() for path in LEAVES]
+    return [path.as_posix() for path in needed]
 
 
 def made_with(wildcards):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from instruct_ipt import cli_data, cli_restore, cli_serve, cli_task
+from instruct_ipt import cli_data, cli_fill, cli_restore, cli_serve, cli_task
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 
@@ -36,6 +36,8 @@ def _add_stage(name: str, text: str) -> None:
 app.add_typer(cli_data.app, name="data", short_help="Fetch, verify, list and add image sets.")
 app.add_typer(cli_task.app, name="task", short_help="Add, list and remove tasks of your own.")
 app.command()(cli_restore.restore)
+app.command()(cli_fill.inpaint)
+app.command()(cli_fill.outpaint)
 app.command()(cli_restore.release)
 app.command()(cli_restore.export)
 app.command()(cli_serve.serve)

@@ -8,17 +8,23 @@ import socket
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instruct_ipt.errors import InputError
+
+if TYPE_CHECKING:
+    from instruct_ipt.diffusion.painter import Painter
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,
+    denoiser: Annotated[
+        Path | None, typer.Option(help="Folder of a denoiser that fills in and extends; default: models/diffusion.")
+    ] = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, max=2000, help="Largest file.")] = 50,
     max_megapixels: Annotated[float, typer.Option(min=0.001, max=100, help="Largest photo.")] = 50,
     max_seconds: Annotated[float, typer.Option(min=1, help="Longest work on one photo.")] = 900,
@@ -27,7 +33,7 @@ def serve(
         list[str] | None, typer.Option(help="A name by which the server may be called; repeat for several.")
     ] = None,
 ) -> None:
-    """Serve the web page that restores photographs.
+    """Serve the web page that restores photographs, and with a denoiser fills in and extends them.
 
     Nothing is kept on disk. By default only this computer can open the page.
     """
@@ -41,9 +47,10 @@ def serve(
 
     limits = Limits(round(max_megabytes * MB), round(max_megapixels * MB), max_seconds, queue)
     own = socket.gethostname()
-    app = create_app(Restorer.load(weights), limits, [host, own, *(allow_host or [])])
+    painter = _painter(denoiser)
+    app = create_app(Restorer.load(weights), limits, [host, own, *(allow_host or [])], painter)
     with _listening(host, port) as listener:
-        _tell(host, listener.getsockname()[1])
+        _tell(host, listener.getsockname()[1], "restores, fills in and extends" if painter else "restores")
         # h11 bounds the headers; connections beyond those of the line and a few that ask for small things are refused.
         config = uvicorn.Config(
             app,
@@ -59,6 +66,26 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
 
 
+def _painter(folder: Path | None) -> Painter | None:
+    """The denoiser of a folder; where none is named, that of the working directory, if there is a sound one.
+
+    Raises:
+        InputError: the folder that was named holds none.
+    """
+    from instruct_ipt.diffusion.painter import Painter
+    from instruct_ipt.paths import MODELS
+
+    if folder is None and not (MODELS / "diffusion").is_dir():
+        return None
+    try:
+        return Painter.load(folder)
+    except InputError as error:
+        if folder is not None:
+            raise
+        print(f"ipt: warning: {error}; until then the page only restores", file=sys.stderr)
+        return None
+
+
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there."""
     try:
@@ -70,10 +97,10 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _tell(host: str, port: int) -> None:
+def _tell(host: str, port: int, does: str = "restores") -> None:
     """Where the page is, and who can open it."""
     shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{port}/ restores photographs; Ctrl+C ends it", flush=True)
+    print(f"http://{shown}:{port}/ {does} photographs; Ctrl+C ends it", flush=True)
     if not _is_loopback(host):
         print(
             f"ipt: warning: whoever can reach {host} can use this server: there is no password and no encryption",

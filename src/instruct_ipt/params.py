@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import PARAMS
@@ -28,6 +28,7 @@ METHODS: tuple[str, ...] = (
     "shared", "experts", "film", "prompt", "gate", "adapter", "task_norm", "task_head", "full", "constant",
     "proportional",
 )  # fmt: skip
+DENOISERS: tuple[str, ...] = ("shared", "film", "frozen", "synchronous", "experts")
 STRATEGIES: tuple[str, ...] = ("synchronous", "frozen", "two_stage", "shared", "experts")
 
 TaskName = Literal["denoise", "deblur", "derain", "dehaze", "desnow"]
@@ -261,6 +262,36 @@ class EstimatorParams(Section):
     freedom: Positive
 
 
+def _some_missing(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] <= 0 or values[1] >= 1:
+        raise ValueError("both ends must lie between 0 and 1: something is missing, and something is known")
+    return values
+
+
+MissingRange = Annotated[ShareRange, AfterValidator(_some_missing)]
+
+
+class MissingParams(Section):
+    inpaint: MissingRange
+    outpaint: MissingRange
+
+
+class DiffusionParams(Section):
+    rank: Count
+    weights: Annotated[list[Literal["attention", "convolution"]], Field(min_length=1)]
+    share: MissingParams
+    sampler: Literal["ddim", "edm"]
+    sampler_steps: Annotated[int, Field(ge=1, le=1000)]
+    preset: Literal["tiny", "quick", "study"]
+    size: Annotated[int, Field(ge=32, multiple_of=16)]
+    steps: Count
+    batch_per_task: Count
+    learning_rate: RateParams
+    windows: Count
+    draws: Count
+    shown: Count
+
+
 class PairedClaimParams(Section):
     margin: Annotated[float, Field(ge=0.0)]
     unit: Literal["dB", "SSIM"]
@@ -281,6 +312,7 @@ class ClaimsParams(Section):
     constant_beats_proportional: PairedClaimParams
     synchronous_beats_frozen: PairedClaimParams
     synchronous_beats_two_stage: PairedClaimParams
+    modulated_denoiser: PairedClaimParams
     cost_is_humble: CostClaimParams
 
 
@@ -321,6 +353,27 @@ class TaskGapGrid(Section):
     methods: list[Literal[METHODS]]  # type: ignore[valid-type]
 
 
+class DiffusionGrid(Section):
+    steps: Count
+    settings: list[Literal[DENOISERS]]  # type: ignore[valid-type]
+
+
+def _changes(setting: dict[str, Any]) -> dict[str, Any]:
+    """What a setting changes in the section `instruction`, checked as that section is."""
+    hints = get_type_hints(InstructionParams, include_extras=True)
+    for key, value in setting.items():
+        if key not in hints:
+            raise ValueError(f"{key} is no key of the section instruction; allowed: {', '.join(hints)}")
+        try:
+            TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+    return setting
+
+
+SettingName = Annotated[str, Field(pattern=r"^[a-z_]+$")]
+
+
 class AblationParams(Section):
     steps: Count
     batch_per_task: Count
@@ -332,6 +385,8 @@ class AblationParams(Section):
     adaptation: AdaptationGrid
     sensitivity: SensitivityGrid
     task_gap: TaskGapGrid
+    diffusion: DiffusionGrid
+    instruction: dict[SettingName, Annotated[dict[str, Any], AfterValidator(_changes)]]
 
 
 class Params(Section):
@@ -351,6 +406,7 @@ class Params(Section):
     instruction: InstructionParams
     estimator: EstimatorParams
     demo: Sentences
+    diffusion: DiffusionParams
     claims: ClaimsParams
     mlflow: MlflowParams
     ablations: AblationParams

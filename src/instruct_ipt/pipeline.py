@@ -19,7 +19,16 @@ from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import RUNTIME, SCRATCH
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
-from instruct_ipt.stages._cells import LEAVES, cell_record, find_cell, finished_equal
+from instruct_ipt.stages._cells import (
+    DIFFUSION,
+    INSTRUCTION,
+    Cell,
+    cell_record,
+    find_cell,
+    finished_equal,
+    kind_of,
+    reader_of,
+)
 
 
 @dataclass
@@ -123,7 +132,7 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
         raise InputError("`ipt cell` runs in one process; start it without torchrun")
     configuration = params_module.load()
     cell = find_cell(configuration, study, setting, seed)
-    check_inputs([path.as_posix() for path in LEAVES], configuration)
+    check_inputs([path.as_posix() for path in kind_of(study).leaves], configuration)
     started = cell_record(configuration, cell)
     digest = provenance.digest(started)
     folder = cell.folder(configuration.profile)
@@ -133,13 +142,17 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
     card = runs.cell_card(started)
     begun = time.monotonic()
-    equal = finished_equal(configuration, cell)
+    # A reader is made as fast as it is looked for.
+    equal = None if study == INSTRUCTION else finished_equal(configuration, cell)
     with tracking.start(card, configuration.mlflow) as tracker:
         if equal is not None:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
+        elif study == INSTRUCTION:
+            _make_reader(configuration, cell, work)
         else:
             checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
-            _train_cell(configuration, started["params"], checkpoints, tracker, work)
+            train = _train_denoiser if study == DIFFUSION else _train_cell
+            train(configuration, started["params"], checkpoints, tracker, work)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
@@ -156,6 +169,13 @@ def _take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
     cell.take_over(source, facts, out)
 
 
+def _make_reader(configuration: params_module.Params, cell: Cell, out: Path) -> None:
+    from instruct_ipt.stages import reader_cell
+
+    facts = {"study": cell.study, "setting": cell.setting, "seed": cell.seed}
+    reader_cell.run(reader_of(configuration, cell), facts, out)
+
+
 def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
     from instruct_ipt.stages import cell
 
@@ -165,6 +185,19 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     settings = configuration.training.model_copy(update=scale | {"validate_every": spec["validate_every"]})
     degradation, backbone = configuration.degradation, configuration.backbone
     cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _train_denoiser(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
+    from instruct_ipt.stages import diffusion_cell
+    from instruct_ipt.stages._denoising import Training
+
+    facts, threads = spec["cell"], spec["threads"]
+    training = configuration.training.model_copy(update={"threads": threads})
+    how = Training(
+        configuration.diffusion, training, facts["seed"], checkpoints, tracker, "denoiser cell", spec["steps"]
+    )
+    diffusion_cell.run(how, facts["setting"], facts, threads, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

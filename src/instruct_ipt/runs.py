@@ -20,7 +20,7 @@ from instruct_ipt import provenance
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import ABLATIONS, MODELS, RESULTS
 from instruct_ipt.stage_table import STAGES, Stage
-from instruct_ipt.stages._cells import MODULE
+from instruct_ipt.stages._cells import DIFFUSION, INSTRUCTION, kind_of
 from instruct_ipt.tasks import TASKS
 
 PREFIX = "instruct-ipt"
@@ -179,26 +179,42 @@ def cell_card(record: Mapping[str, Any]) -> Card:
     # A record that was not written yet holds tuples; from a file they come back as lists.
     record = json.loads(json.dumps(record))
     params = record["params"]
-    cell, recipe = params["cell"], params["recipe"]
-    tags = {"study": cell["study"], "setting": cell["setting"], "method": recipe["method"]}
-    tags |= {"strategy": recipe["strategy"], "tasks": _task_set(recipe["tasks"]), "protocol": CELL_PROTOCOL}
-    tags = _tags(record) | tags | {"split": "validation"}
+    cell = params["cell"]
+    tags = _tags(record) | {"study": cell["study"], "setting": cell["setting"]} | _told(cell["study"], params)
     without = {key: value for key, value in params.items() if key != "cell"}
     shared = without | {"cell": {key: value for key, value in cell.items() if key != "seed"}}
-    return _seed_card(cell["study"], cell["setting"], cell["seed"], record, shared, tags, (MODULE,))
+    return _seed_card(
+        cell["study"], cell["setting"], cell["seed"], record, shared, tags, (kind_of(cell["study"]).module,)
+    )
+
+
+def _told(study: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """What else the runs of a cell are filtered by."""
+    if study == INSTRUCTION:
+        return {"method": params["instruction"]["encoder"], "split": "test"}
+    recipe = params["recipe"]
+    tags = {"method": recipe["method"], "strategy": recipe["strategy"], "tasks": _task_set(recipe["tasks"])}
+    return tags | {"protocol": _protocol(study), "split": "validation"}
+
+
+def _protocol(study: str) -> str:
+    """What the scores of a cell are of: whole pictures, or their missing pixels alone."""
+    return "missing pixels" if study == DIFFUSION else CELL_PROTOCOL
 
 
 def cell_results(folder: Path) -> Results:
     """What the folder of a finished cell has to show."""
     facts = _json(folder / "metrics.json")
+    files = [file for file in _files(folder) if _is_shown(file)]
+    if facts["study"] == INSTRUCTION:
+        return Results({f"test/{name}": value for name, value in facts["test"].items()}, files=files)
     metrics: dict[str, float] = {}
     for measure in ("psnr", "ssim"):
         scores = {task: score[measure] for task, score in facts["tasks"].items()}
-        metrics |= _with_mean(f"{CELL_PROTOCOL}/{measure}", scores)
+        metrics |= _with_mean(f"{_protocol(facts['study'])}/{measure}", scores)
     alone = {task: score["psnr"] for task, score in facts.get("backbone_alone", {}).items()}
     metrics |= _with_mean("backbone alone/psnr", alone)
     metrics |= {key: float(facts[key]) for key in ("params_added", "params_total", "steps")}
-    files = [file for file in _files(folder) if _is_shown(file)]
     return Results(metrics, histories=[folder / "history.csv"], files=files)
 
 

@@ -21,7 +21,7 @@ from instruct_ipt.summary import gains
 START, END = "<!-- results: written by `ipt snapshot` -->", "<!-- /results -->"
 README_PROFILE = "quick"
 RESULT_FILES = ("benchmark.csv", "claims.csv", "sensitivity_agreement.csv", "task_conflict.csv")
-PICTURES = ("fig4_comparison", "fig2_rank", "fig_pareto", "fig_task_gap", "data_degradations")
+PICTURES = ("fig4_comparison", "fig5_diffusion", "fig2_rank", "fig_pareto", "fig_task_gap", "data_degradations")
 PICTURE_BYTES = 300_000
 GRID_STAGES = ("fetch", "prepare", "train_shared", "sensitivity", "ablations", "claims")
 

@@ -116,22 +116,40 @@ _ALL: tuple[Stage, ...] = (
         ("results/demo.csv", "results/demo"), "Restore one photograph per task by a sentence.",
     ),
     Stage(
-        "ablations", "ablations", ("degradation", "backbone", "modulation", "training", "ablations"),
-        (_PREPARED, _SELECTION), ("ablations/summary.csv", "ablations/per_image.csv", "ablations/history.csv"),
-        "Run the ablation grid through Snakemake.", also=("instruct_ipt.stages.cell",),
+        "train_diffusion", "train_diffusion", ("seed", "training", "diffusion"), (_PREPARED,), ("models/diffusion",),
+        "Train one denoiser to fill in, in several ways.",
+    ),
+    Stage(
+        "diffusion", "diffusion", ("seed", "training", "diffusion"), (_PREPARED, "models/diffusion/manifest.json"),
+        (
+            "results/diffusion.csv", "results/diffusion_per_image.csv", "results/diffusion_samples.csv",
+            "results/diffusion",
+        ),
+        "Fill in held-out photographs and score it.",
+    ),
+    Stage(
+        "ablations", "ablations",
+        ("degradation", "backbone", "modulation", "training", "diffusion", "instruction", "ablations"),
+        (_PREPARED, _SELECTION),
+        (
+            "ablations/summary.csv", "ablations/per_image.csv", "ablations/history.csv", "ablations/instruction.csv",
+        ),
+        "Run the ablation grid through Snakemake.",
+        also=tuple(f"instruct_ipt.stages.{name}" for name in ("cell", "diffusion_cell", "reader_cell")),
     ),
     Stage(
         "claims", "claims", ("claims",), ("ablations/summary.csv", "ablations/per_image.csv"), ("results/claims.csv",),
         "Judge the paper's claims by the scores of the grid.",
     ),
     Stage(
-        "figures", "figures", ("degradation", "seed"),
+        "figures", "figures", ("degradation", "seed", "diffusion"),
         (
             _PREPARED, _SELECTION,
             *(
                 f"results/{name}.csv"
                 for name in (
                     "sensitivity", "task_conflict", "rank_energy", "rank_strategy", "per_image", "samples", "demo",
+                    "diffusion_samples",
                 )
             ),
             "ablations/summary.csv", "ablations/history.csv",
@@ -145,9 +163,12 @@ _ALL: tuple[Stage, ...] = (
             _SELECTION,
             *(
                 f"results/{name}.csv"
-                for name in ("sensitivity", "rank_strategy", "benchmark", "per_image", "cost", "instruction")
+                for name in (
+                    "sensitivity", "rank_strategy", "benchmark", "per_image", "cost", "instruction", "diffusion",
+                    "diffusion_per_image",
+                )
             ),
-            "ablations/summary.csv", "ablations/per_image.csv",
+            "ablations/summary.csv", "ablations/per_image.csv", "ablations/instruction.csv",
         ),
         ("tables",),
         "Write the tables as CSV, Markdown and LaTeX.",
@@ -156,11 +177,11 @@ _ALL: tuple[Stage, ...] = (
         "report", "report",
         (
             "seed", "data", "degradation", "backbone", "modulation", "training", "experts", "sensitivity", "rank",
-            "evaluation", "instruction", "estimator", "demo", "claims", "ablations",
+            "evaluation", "instruction", "estimator", "demo", "diffusion", "claims", "ablations",
         ),
         (
-            _PREPARED, "results/benchmark.csv", "results/claims.csv", "results/samples.csv", "figures/manifest.json",
-            "tables/manifest.json",
+            _PREPARED, "results/benchmark.csv", "results/claims.csv", "results/samples.csv",
+            "results/diffusion_samples.csv", "figures/manifest.json", "tables/manifest.json",
         ),
         ("report",), "Write the one-page report.",
     ),

@@ -12,6 +12,7 @@ from scipy import stats
 from instruct_ipt import params
 from instruct_ipt.analysis.claims import COLUMNS, PER_IMAGE, judge, photograph_of
 from instruct_ipt.data.catalogue import load_catalogue
+from instruct_ipt.diffusion import FILL_TASKS
 from instruct_ipt.errors import InputError
 from instruct_ipt.pipeline import Context
 from instruct_ipt.stages import claims as stage
@@ -28,6 +29,7 @@ CLAIMS = [
     "constant_beats_proportional",
     "synchronous_beats_frozen",
     "synchronous_beats_two_stage",
+    "modulated_denoiser",
     "cost_is_humble",
 ]
 # Setting -> level in dB. Every paper claim holds by at least 2 dB.
@@ -47,6 +49,9 @@ HOLDS = {
     "strategy/synchronous": 9.0,
     "strategy/frozen": 6.0,
     "strategy/two_stage": 7.0,
+    "diffusion/synchronous": 9.0,
+    "diffusion/film": 6.0,
+    "diffusion/shared": 20.0,
 }
 FAILS = {name: -level for name, level in HOLDS.items()}
 
@@ -66,7 +71,7 @@ def scores(levels, seeds=(0, 1, 2), spread=0.02, images=IMAGES, profile="smoke")
     for name, level in levels.items():
         study, setting = name.split("/")
         rng = np.random.default_rng(list(name.encode()))
-        tasks = NOISE if setting.startswith("noise") else TASKS
+        tasks = FILL_TASKS if study == "diffusion" else NOISE if setting.startswith("noise") else TASKS
         for seed in seeds:
             of_seed = spread * rng.normal()
             for t, task in enumerate(tasks):
@@ -228,6 +233,18 @@ def test_gap_matters_is_a_difference_of_differences():
     assert (found.ci_low, found.ci_high) == pytest.approx((interval.low, interval.high))
 
 
+def test_a_modulated_denoiser_is_compared_with_one_of_adapted_features_on_the_filling_tasks():
+    frame = scores(HOLDS, spread=0.3)
+    found = table(frame).loc["modulated_denoiser"]
+    values = per_seed(frame, "diffusion/synchronous", "diffusion/film")
+    assert found.effect == pytest.approx(values.mean()) and found.n_images == len(FILL_TASKS) * len(IMAGES)
+    # What the restoration networks score counts nothing here, though their settings bear the same names.
+    frame.loc[frame.study == "strategy", "psnr"] += 5.0
+    assert table(frame).effect["modulated_denoiser"] == found.effect
+    without = table(frame[frame.study != "diffusion"]).loc["modulated_denoiser"]
+    assert without.verdict == "inconclusive" and "study diffusion has no" in without.note
+
+
 def test_random_draws_count_as_a_source_of_variation():
     frame = scores(HOLDS, spread=0.01)
     near = table(frame).loc["sensitive_beats_random"]
@@ -295,6 +312,7 @@ def test_a_missing_setting_makes_its_claims_inconclusive_and_leaves_the_others(m
             assert row.n_seeds == row.n_images == 0
     needed = {"adaptation/five-constant", "adaptation/noise-constant", "adaptation/five-proportional"}
     needed |= {"sensitivity/selected", *(name for name in HOLDS if name.startswith("strategy"))}
+    needed |= {"diffusion/synchronous", "diffusion/film"}
     assert (found.verdict == "inconclusive").any() == (missing in needed)
 
 
@@ -414,4 +432,4 @@ def test_the_stage_writes_the_table(workspace):
     (Path("ablations") / "per_image.csv").write_text(",".join(PER_IMAGE) + "\n", encoding="utf-8")
     stage.run(Context(view, Path("out"), Path("none"), None))
     lines = (Path("out/results/claims.csv")).read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 8 and lines[1].split(",")[2:6] == ["", "dB", "", ""]
+    assert len(lines) == 9 and lines[1].split(",")[2:6] == ["", "dB", "", ""]

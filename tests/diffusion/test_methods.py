@@ -10,9 +10,12 @@ import torch
 
 from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.diffusion.denoiser import PRESETS, build_denoiser
-from instruct_ipt.diffusion.fill import condition, packed
+from instruct_ipt.diffusion.fill import carried, condition, packed
 from instruct_ipt.diffusion.learning import DenoiserTrainer, FillValidation, questions, velocity_loss
 from instruct_ipt.diffusion.methods import build_method
+from instruct_ipt.diffusion.metrics import hole_psnr
+from instruct_ipt.diffusion.sampling import sample
+from instruct_ipt.diffusion.schedule import SPREAD, likely_picture
 from instruct_ipt.diffusion.windows import FillStream, window
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule
@@ -41,7 +44,7 @@ def test_methods_that_add_something_add_the_same(preset):
 def test_a_fresh_network_is_its_denoiser(method):
     model = build_method(method, "tiny", 3, RULE, KINDS).eval()
     with torch.no_grad():
-        torch.nn.init.normal_(model.backbone.unet.conv_out.weight)  # else every prediction is zero
+        torch.nn.init.normal_(model.backbone.unet.conv_out.weight)  # else every guess is grey
         x = inputs()
         for task in FILL_TASKS:
             assert torch.equal(model(x, task), model.backbone(x))
@@ -61,7 +64,8 @@ def test_one_pass_serves_a_mixed_batch():
     with torch.no_grad():
         mixed = model(x, torch.tensor([0, 1, 2]))
         alone = torch.cat([model(x[i : i + 1], i) for i in range(3)])
-    torch.testing.assert_close(mixed, alone, atol=1e-5, rtol=1e-4)
+    # Of a time with little noise, v is the picture's rounding some forty times over.
+    torch.testing.assert_close(mixed, alone, atol=1e-4, rtol=1e-4)
     assert all(model._proofs.values())
 
 
@@ -136,7 +140,56 @@ def test_training_follows_from_its_seed():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_one_image_is_learned_by_heart():
+    """At convergence on a data set of one picture, what is missing of it comes back."""
+    truth = picture(5)
+
+    class One(FillStream):
+        def _sample(self, task, rng, size):
+            rng.random()
+            self._images = [(truth * 255).astype(np.uint8)]
+            return super()._sample(task, rng, size)
+
+    model = card("shared").build(0)
+    stream = One([(truth * 255).astype(np.uint8)], SHARE, 0, tasks=("inpaint",))
+    trainer = DenoiserTrainer(
+        model, stream, settings(260, batch_per_task=8, learning_rate=SimpleNamespace(backbone=0.006, biases=0.006))
+    )
+    trainer.train([Phase(260, True, False, ("inpaint",))])
+    asked = questions({"by heart": truth}, SHARE, ("inpaint",))
+    (found,) = sample(model.eval(), "inpaint", [asked[0].fill], [1], 10)
+    assert hole_psnr(found, truth, asked[0].fill.missing) > 25
+
+
 # ---- the stream -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_is_carried_smoothly_into_what_is_missing():
+    rows, columns = np.mgrid[:32, :32] / 31
+    slope = torch.from_numpy(np.stack([rows, columns, rows + columns - 1]).astype(np.float32))[None]
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., 10:20, 12:24] = 1
+    found = carried(torch.where(hole == 1, 9.0, slope), hole)
+    known = (hole == 0).expand_as(slope)
+    assert torch.equal(found[known], slope[known]), "bit for bit, and the pixels of the hole count for nothing"
+    assert (found - slope).abs().max() < 0.25
+    flat = carried(torch.where(hole == 1, -1.0, torch.full_like(slope, 0.3)), hole)
+    torch.testing.assert_close(flat, torch.full_like(slope, 0.3), atol=1e-5, rtol=0)
+    batch = carried(torch.cat([slope, slope]), torch.cat([hole, torch.ones_like(hole)]))
+    small = torch.nn.functional.avg_pool2d(slope, 4)
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(batch[1:], 4)[..., 1:-1, 1:-1], small[..., 1:-1, 1:-1])
+
+
+def test_the_likely_picture_is_the_posterior_mean_of_normal_pixels():
+    """Against the product of the two normal densities on a grid, in float64."""
+    expected, noisy, a = 0.2, -0.4, 0.7
+    grid = np.linspace(-3, 3, 60_001)
+    logarithm = -((grid - expected) ** 2) / (2 * SPREAD**2) - (noisy - np.sqrt(a) * grid) ** 2 / (2 * (1 - a))
+    density = np.exp(logarithm - logarithm.max())
+    one = torch.ones(1, 3, 1, 1)
+    found = likely_picture(noisy * one, expected * one, torch.tensor([a]))
+    assert found.flatten()[0].item() == pytest.approx((grid * density).sum() / density.sum(), abs=1e-5)
+    assert torch.equal(likely_picture(noisy * one, expected * one, torch.tensor([0.0])), expected * one)
 
 
 def test_batches_follow_from_seed_and_step():

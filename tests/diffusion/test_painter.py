@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from instruct_ipt.cli import app
 from instruct_ipt.diffusion.painter import Painter
 from instruct_ipt.diffusion.store import load_denoiser, save_denoiser
 from instruct_ipt.errors import InputError
 from instruct_ipt.restoration.filling import Sides, extend_picture, fill_picture, read_mask
 from instruct_ipt.restoration.pictures import Picture
 
-from .denoisers import card, stirred
+from .denoisers import card, picture, stirred
+
+runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +218,62 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_denoiser(tmp_path, card("film").build(), card())
     with pytest.raises(InputError, match="does not fit this network"):
         load_denoiser(tmp_path)
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    pixels = (picture(1, 48) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    mask = np.zeros((48, 48), np.uint8)
+    mask[10:30, 10:30] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path, pixels, mask > 0
+
+
+def test_inpaint_fills_in(files, denoiser):
+    folder, pixels, missing = files
+    arguments = ["inpaint", str(folder / "photo.png"), "-m", str(folder / "mask.png"), "--weights", str(denoiser)]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = np.asarray(Image.open(folder / "photo-inpainted.png"))
+    assert np.array_equal(found[~missing], pixels[~missing]) and (found[missing] != pixels[missing]).any()
+    assert "px" in done.stderr
+    again = runner.invoke(app, arguments)
+    assert isinstance(again.exception, InputError) and "--force" in str(again.exception)
+    assert runner.invoke(app, [*arguments, "--force", "--seed", "3"]).exit_code == 0
+    assert not np.array_equal(np.asarray(Image.open(folder / "photo-inpainted.png")), found)
+
+
+def test_outpaint_adds(files, denoiser):
+    folder, pixels, _ = files
+    target = folder / "wide.tif"
+    arguments = ["outpaint", str(folder / "photo.png"), "--left", "16", "--bottom", "8", "-o", str(target)]
+    done = runner.invoke(app, [*arguments, "--weights", str(denoiser), "--steps", "2"])
+    assert done.exit_code == 0, done.output
+    found = np.asarray(Image.open(target))
+    assert found.shape == (56, 64, 3) and np.array_equal(found[:48, 16:], pixels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inpaint", "photo.png", "-m", "photo.jpg"], "photo.jpg: there is no such file"),
+        (["inpaint", "none.png", "-m", "mask.png"], "none.png: there is no such file"),
+        (["inpaint", "photo.png", "-m", "mask.png", "-o", "out.gif"], "out.gif: pictures are written as PNG"),
+        (["outpaint", "photo.png"], "margins are 0, 0, 0, 0"),
+        (["outpaint", "photo.png", "--top", "400"], "margins are 400"),
+        (["inpaint", "photo.png", "-m", "mask.png", "--weights", "nowhere"], "does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(files, denoiser, monkeypatch, arguments, message):
+    folder, _, _ = files
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    extra = [] if "--weights" in arguments else ["--weights", str(denoiser)]
+    done = runner.invoke(app, [*arguments, *extra])
+    assert isinstance(done.exception, InputError) and message in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert sorted(folder.iterdir()) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from instruct_ipt import params
-from instruct_ipt.instruction.fitting import measured_and_final
+from instruct_ipt.instruction.fitting import fit, refit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def fitted():
     """(the reader to measure, the reader to keep, the corpus) of the repository's parameters."""
     configuration = params.load(ROOT / "params.yaml", "quick")
-    return measured_and_final(configuration.instruction, configuration.seed)
+    measured, corpus = fit(configuration.instruction, configuration.seed)
+    return measured, refit(configuration.instruction, measured, corpus), corpus
 
 
 @pytest.fixture(scope="session")

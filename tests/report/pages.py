@@ -14,9 +14,12 @@ from instruct_ipt import params
 from instruct_ipt.report.curves import figure_training
 from instruct_ipt.report.page import write_page
 from instruct_ipt.report.tables import write_tables
+from instruct_ipt.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ("fig_training", "data_degradations")
+# Two pictures per slider of restoration; of each filling what was given, the passes and the photograph.
+PICTURES = 2 * len(TASKS) + len(fixtures.FILL_TASKS) * (fixtures.PASSES + 2) + len(FIGURES)
 
 
 def plain_params(profile: str = "quick") -> dict[str, Any]:

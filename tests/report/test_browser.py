@@ -94,6 +94,40 @@ def test_a_slider_follows_the_pointer(visit: Visit, root: Path) -> None:
     assert pair.locator("input").input_value() == "25"
 
 
+def test_the_passes_of_the_sampler_are_stepped_through_by_keyboard(visit: Visit, root: Path) -> None:
+    page = _open(visit, root / "report/index.html")
+    fill = page.locator(".fill").first
+    slider, guess = fill.locator("input"), fill.locator(".guess img:visible")
+    slider.focus()
+    assert slider.get_attribute("aria-valuetext") == "pass 4 of 4, 11.00 dB"
+    last = _seen(guess)
+    page.keyboard.press("ArrowLeft")
+    assert fill.locator(".pass").inner_text() == "pass 3 of 4" and fill.locator(".psnr").inner_text() == "10.75 dB"
+    assert slider.get_attribute("aria-valuetext") == "pass 3 of 4, 10.75 dB"
+    assert guess.count() == 1 and guess.get_attribute("alt") == "Photograph coffee-0, guess after pass 3 of 4 (inpaint)"
+    third = _seen(guess)
+    page.keyboard.press("Home")
+    first = _seen(guess)
+    assert fill.locator(".pass").inner_text() == "pass 1 of 4"
+    # Guess by guess the fixture grows brighter.
+    assert first.mean() < third.mean() - 20 < last.mean() - 40
+    page.keyboard.press("End")
+    assert fill.locator(".pass").inner_text() == "pass 4 of 4" and _changed(last, _seen(guess)) < 0.01
+    assert page.locator(".fill").nth(1).locator(".pass").inner_text() == "pass 4 of 4", "each moves by itself"
+
+
+def test_a_guess_stands_beside_the_photograph_pixel_for_pixel(visit: Visit, root: Path) -> None:
+    page = _open(visit, root / "report/index.html")
+    for width, height in (DESK, PHONE):
+        page.set_viewport_size(size((width, height)))
+        boxes = [picture.bounding_box() for picture in page.locator(".fill").first.locator("img:visible").all()]
+        given, guess, photograph = (box for box in boxes if box is not None)
+        assert given["y"] == guess["y"] == photograph["y"] and given["x"] < guess["x"] < photograph["x"]
+        assert given["width"] == pytest.approx(guess["height"], abs=0.1) and guess["width"] > 80
+    look = "getComputedStyle(document.querySelector('.guess img')).imageRendering"
+    assert page.evaluate(look) == "pixelated"
+
+
 def test_a_table_is_sorted_by_click_and_by_keyboard(visit: Visit, root: Path) -> None:
     page = _open(visit, root / "report/index.html")
     written = ["Shared", "FiLM", "Experts", "Weight modulation"]
@@ -227,7 +261,7 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(visit: Visit, root: Path) -
 def test_pictures_are_decoded(visit: Visit, root: Path) -> None:
     page = _open(visit, root / "report/index.html")
     sizes = page.evaluate("[...document.querySelectorAll('main img[src]')].map(i => i.complete && i.naturalWidth)")
-    assert len(sizes) == 2 * 5 + len(pages.FIGURES) and all(sizes)
+    assert len(sizes) == pages.PICTURES and all(sizes)
 
 
 def test_the_link_to_hardware_leads_to_a_page_that_leads_back(visit: Visit, root: Path) -> None:
@@ -244,6 +278,9 @@ def test_without_a_script_all_content_is_there(browser: Browser, root: Path) -> 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((root / "report/index.html").as_uri())
-    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 13
+    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 14
     assert not page.locator("#theme").is_visible() and not page.locator(".copy").first.is_visible()
+    fill = page.locator(".fill").first
+    assert fill.locator(".guess img:visible").get_attribute("data-pass") == "pass 4 of 4"
+    assert not fill.locator("input").is_visible(), "no slider that moves nothing"
     context.close()

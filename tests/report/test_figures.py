@@ -23,10 +23,12 @@ from instruct_ipt.report.figure1 import figure1, read_facts, strips
 from instruct_ipt.report.figure2 import figure2, figure2_data, rank_of
 from instruct_ipt.report.figure3 import caption, figure3
 from instruct_ipt.report.figure4 import crop_box, figure4, hardest_window, shown_samples
+from instruct_ipt.report.figure5 import COLUMNS, figure5, filled_rows, mask_sheet
 from instruct_ipt.report.figures import FIGURES
 from instruct_ipt.report.gains import image_gains
 from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity, sensitivity_means
 from instruct_ipt.report.style import COLUMN_IN, PAGE_IN, PNG_LIMIT, save
+from instruct_ipt.stages._masks import shown_masks
 from instruct_ipt.tasks import TASKS
 from tests.helpers import smoke
 
@@ -37,6 +39,7 @@ from instruct_ipt.report.figure1 import figure1
 from instruct_ipt.report.figure2 import figure2
 from instruct_ipt.report.figure3 import figure3
 from instruct_ipt.report.figure4 import figure4
+from instruct_ipt.report.figure5 import figure5
 from instruct_ipt.report.gains import figure_gains
 from instruct_ipt.report.heatmaps import figure_conflict, figure_sensitivity
 from instruct_ipt.report.page import write_page
@@ -52,6 +55,7 @@ figure1(samples, results, energy, selection, models / "modulation/metrics.json",
 figure2(energy, results / "rank_strategy.csv", figures)
 figure3(results / "demo.csv", results, figures)
 figure4(samples, results, figures)
+figure5(results / "diffusion_samples.csv", results, figures)
 figure_sensitivity(results / "sensitivity.csv", selection, figures)
 figure_conflict(results / "task_conflict.csv", figures)
 figure_gains(results / "per_image.csv", figures)
@@ -275,7 +279,8 @@ def test_the_registry_says_what_stands_in_the_folder_and_how_wide_it_is(twice: t
     drawn = {path.stem for path in folder.glob("*.svg")}
     assert len(known) == len(FIGURES)
     # Those of the grid and of the photographs are drawn by tests of their own.
-    assert set(known) - drawn == {"fig_pareto", "fig_task_gap", "data_degradations"} and drawn <= set(known)
+    assert set(known) - drawn == {"fig_pareto", "fig_task_gap", "data_degradations", "data_masks"}
+    assert drawn <= set(known)
     for name in drawn:
         assert (folder / f"{name}.csv").stat().st_size > 0
         width = re.search(r'<svg[^>]* width="([\d.]+)pt"', (folder / f"{name}.svg").read_text(encoding="utf-8"))
@@ -362,3 +367,45 @@ def test_contact_sheet_states_the_damage_of_every_photograph(tmp_path: Path) -> 
     assert list(table.task) == [*TASKS, *TASKS] and table.psnr.between(3, 60).all()
     with pytest.raises(InputError, match="got no images"):
         contact_sheet([], smoke().degradation, tmp_path)
+
+
+def test_figure5_shows_every_task_with_every_method(twice: tuple[Path, Path]) -> None:
+    table = pd.read_csv(twice[0] / "figures" / "fig5_diffusion.csv")
+    assert list(dict.fromkeys(zip(table.task, table.image, strict=True))) == [
+        (task, image) for task in fixtures.FILL_TASKS for image in ("coffee-0", "flower-0")
+    ]
+    assert list(table.method[: len(COLUMNS)]) == list(COLUMNS), "no pass of the sampler"
+    assert table.set_index("method").psnr["film"].unique() == [15.5]
+    with Image.open(twice[0] / "figures" / "fig5_diffusion.png") as picture:
+        edge = np.asarray(picture.convert("L"))
+    assert (edge[:, :3] == 255).all() and (edge[:, -3:] == 255).all(), "the line of words lies inside the figure"
+
+
+def test_figure5_without_a_method_or_a_picture(tmp_path: Path) -> None:
+    samples = fixtures.write_fillings(tmp_path)
+    lacking = samples[(samples.method != "frozen") | (samples.task != "inpaint")]
+    rows = filled_rows(lacking, tmp_path)
+    assert "frozen" not in rows[0].pictures and "frozen" in rows[-1].pictures
+    assert rows[0].pictures["truth"].shape == (16, 16, 3) and rows[0].psnr["experts"] == 16.5
+    figure5(lacking, tmp_path, tmp_path)
+    assert (tmp_path / "fig5_diffusion.png").stat().st_size > 0
+    (tmp_path / samples.file[(samples.task == "upscale") & (samples.method == "film")].iloc[0]).unlink()
+    with pytest.raises(InputError, match="film.png does not exist though diffusion_samples.csv names it; .*diffusion`"):
+        figure5(samples, tmp_path, tmp_path)
+    with pytest.raises(InputError, match="names no picture of inpaint, outpaint, upscale"):
+        figure5(samples.assign(task="colour"), tmp_path, tmp_path)
+
+
+def test_the_sheet_of_masks_says_how_much_is_missing(tmp_path: Path) -> None:
+    images = [(name, np.random.default_rng(0).random((48, 64, 3)).astype(np.float32)) for name in ("one", "two")]
+    pictures, masks = shown_masks(images, smoke().diffusion)
+    mask_sheet(pictures, masks, tmp_path)
+    table = pd.read_csv(tmp_path / "data_masks.csv")
+    kinds = ["inpaint: strokes", "inpaint: boxes", "inpaint: holes", "outpaint: one side", "outpaint: all sides"]
+    assert list(table["mask"].drop_duplicates()) == kinds
+    for kind, part in table.groupby("mask"):
+        low, high = getattr(smoke().diffusion.share, kind.partition(":")[0])
+        assert list(part.image) == ["one", "two"] * 3 and part.share.is_monotonic_increasing
+        assert (part.share.iloc[0], part.share.iloc[-1]) == pytest.approx((low, high), abs=0.05)
+    for name in ("png", "svg"):
+        assert (tmp_path / f"data_masks.{name}").stat().st_size > 0

@@ -10,6 +10,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fixtures
+import numpy as np
 import pages
 import pandas as pd
 import pytest
@@ -17,7 +19,8 @@ import yaml
 from PIL import Image
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.report.embedded import FIGURE_BYTES, PHOTOGRAPH_BYTES
+from instruct_ipt.report.embedded import FIGURE_BYTES, PHOTOGRAPH_BYTES, Picture
+from instruct_ipt.report.fillings import PASSES_BYTES, fillings
 from instruct_ipt.report.page import claims, sliders, summarise, write_page
 from instruct_ipt.report.shown_tables import parse_markdown, shown_tables
 from instruct_ipt.tasks import TASKS
@@ -90,7 +93,7 @@ def test_the_same_files_give_the_same_bytes_wherever_they_lie(
 
 def test_every_picture_has_words(page: _Reader) -> None:
     pictures = [attributes for attributes in page.all("img") if "src" in attributes]
-    assert len(pictures) == 2 * len(TASKS) + len(pages.FIGURES)
+    assert len(pictures) == pages.PICTURES
     assert all(len(attributes["alt"] or "") > 15 and attributes["width"] for attributes in pictures)
 
 
@@ -104,7 +107,7 @@ def test_structure(page: _Reader, root: Path) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     ranges = page.all("input")
-    assert [str(r["aria-label"]).split(":")[0] for r in ranges] == list(TASKS)
+    assert [str(r["aria-label"]).split(":")[0] for r in ranges] == [*TASKS, *fixtures.FILL_TASKS]
 
 
 def test_links_lead_to_places_in_the_page_and_to_files_beside_it(page: _Reader, root: Path) -> None:
@@ -128,8 +131,8 @@ def test_it_says_what_it_is_and_how_to_make_it_again(flat: str) -> None:
 
 def test_every_block_has_a_command_to_copy(page: _Reader) -> None:
     buttons = [attributes for attributes in page.all("button") if attributes.get("class") == "copy"]
-    # Claims, gains, sliders, parameters; figures; eleven tables; data has two; and the list at the end has ten.
-    assert len(buttons) == 4 + len(pages.FIGURES) + 11 + 2 + 10
+    # Claims, gains, sliders, fillings, parameters; figures; thirteen tables; data has two; the last list has twelve.
+    assert len(buttons) == 5 + len(pages.FIGURES) + 13 + 2 + 12
     assert all("hidden" in attributes for attributes in buttons), "without a script there is nothing to press"
 
 
@@ -154,6 +157,64 @@ def test_sliders_are_small_pictures_of_the_right_things(root: Path) -> None:
         assert slider["psnr_after"] > slider["psnr_before"]
 
 
+def test_a_filling_is_shown_pass_by_pass_with_every_pixel_as_it_is(root: Path) -> None:
+    found = fillings(root / "results")
+    assert [(fill["task"], fill["image"]) for fill in found] == [(task, "coffee-0") for task in fixtures.FILL_TASKS]
+    for fill in found:
+        folder = root / "results/diffusion" / fill["task"] / "coffee-0"
+        assert [(one["number"], fill["of"]) for one in fill["passes"]] == [(n, fixtures.PASSES) for n in range(1, 5)]
+        assert [one["psnr"] for one in fill["passes"]] == pytest.approx([10.25, 10.5, 10.75, 11.0])
+        shown = {f"steps-{one['number']:02d}": one["picture"] for one in fill["passes"]}
+        for name, picture in (shown | {"input": fill["given"], "truth": fill["truth"]}).items():
+            assert (_pixels(picture) == np.asarray(Image.open(folder / f"{name}.png"))).all()
+
+
+def test_many_or_large_passes_are_thinned_evenly(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    Image.fromarray(noise[:8, :8]).save(tmp_path / "small.png")
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    names = ["truth", "input", *(f"steps-{n:02d}" for n in range(120, 0, -1))]
+    for file, most in (("small.png", 24), ("large.png", 13)):
+        rows = [["inpaint", "x", name, file, 20.0] for name in names]
+        table = pd.DataFrame(rows, columns=["task", "image", "method", "file", "psnr"])
+        table.to_csv(tmp_path / "diffusion_samples.csv", index=False)
+        (fill,) = fillings(tmp_path)
+        numbers = [one["number"] for one in fill["passes"]]
+        assert len(numbers) == most and (numbers[0], numbers[-1], fill["of"]) == (1, 120, 120)
+        gaps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+        assert max(gaps) - min(gaps) <= 1
+        assert sum(len(one["picture"].source) for one in fill["passes"]) * 3 / 4 < PASSES_BYTES
+
+
+def test_a_filling_that_cannot_be_shown_is_named(tmp_path: Path) -> None:
+    samples = fixtures.write_fillings(tmp_path)
+    for lost in ("truth", "steps-"):
+        samples[~samples.method.str.startswith(lost)].to_csv(tmp_path / "diffusion_samples.csv", index=False)
+        with pytest.raises(
+            InputError, match="lacks input, truth or the passes of inpaint/coffee-0; run `dvc repro diff"
+        ):
+            fillings(tmp_path)
+    samples.to_csv(tmp_path / "diffusion_samples.csv", index=False)
+    (tmp_path / "diffusion/upscale/coffee-0/steps-02.png").unlink()
+    with pytest.raises(InputError, match="steps-02.png does not exist though diffusion_samples.csv names it"):
+        fillings(tmp_path)
+
+
+def test_without_a_script_the_last_pass_is_shown(text: str, page: _Reader) -> None:
+    passes = [attributes for attributes in page.all("img") if "data-pass" in attributes]
+    shown = [attributes["data-pass"] for attributes in passes if "hidden" not in attributes]
+    assert shown == ["pass 4 of 4"] * len(fixtures.FILL_TASKS) and len(passes) == 4 * len(shown)
+    assert text.count('<p class="pass">pass 4 of 4</p>') == len(shown)
+    assert all("hidden" in r for r in page.all("input") if "passes" in str(r["aria-label"]))
+
+
+def _pixels(picture: Picture) -> np.ndarray:
+    content = base64.b64decode(picture.source.removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(content)) as opened:
+        assert opened.size == (picture.width, picture.height)
+        return np.asarray(opened)
+
+
 def test_a_figure_is_embedded_in_its_smallest_form(page: _Reader, root: Path) -> None:
     drawing, bitmap = [str(a["src"]) for a in page.all("img") if "src" in a][-2:]
     content = base64.b64decode(drawing.removeprefix("data:image/svg+xml;base64,"))
@@ -163,8 +224,8 @@ def test_a_figure_is_embedded_in_its_smallest_form(page: _Reader, root: Path) ->
 
 
 def test_tables_are_shown_with_their_marks(text: str, page: _Reader) -> None:
-    # The gains, the data, and eleven files of tables/.
-    assert len(page.all("table")) == 13
+    # The gains, the data, and thirteen files of tables/.
+    assert len(page.all("table")) == 15
     assert "<strong>26.20</strong>" in text and "<u>26.00</u>" in text
     assert 'data-sort="2506170"' in text
 
@@ -202,7 +263,7 @@ def test_text_from_files_cannot_become_markup(root: Path, tmp_path: Path) -> Non
     table = pd.read_csv(root / "results/claims.csv")
     (tmp_path / "results").unlink()
     (tmp_path / "results").mkdir()
-    for file in ("benchmark.csv", "samples.csv", "samples"):
+    for file in ("benchmark.csv", "samples.csv", "samples", "diffusion_samples.csv", "diffusion"):
         (tmp_path / "results" / file).symlink_to(root / "results" / file)
     table.assign(note="<script>alert(1)</script>").to_csv(tmp_path / "results/claims.csv", index=False)
     write_page(tmp_path, tmp_path / "index.html", pages.plain_params())

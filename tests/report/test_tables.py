@@ -17,7 +17,7 @@ from instruct_ipt.report.benchmark_tables import read_benchmark, read_images, sn
 from instruct_ipt.report.table import PAPER, Column, Table, cells_of, escape_latex, marks_of, write_table
 from instruct_ipt.report.tables import write_tables
 
-NAMES = [*(f"table{number:02d}" for number in range(1, 11)), "table10b"]
+NAMES = [*(f"table{number:02d}" for number in range(1, 12)), "table10b", "table10c"]
 TEST_SPLIT = NAMES[3:8]
 
 
@@ -131,6 +131,8 @@ def test_caption_and_the_paper_column(folder: Path, name: str) -> None:
     split = "test split, n = 3 images" if name in TEST_SPLIT else "validation split, n = 4 images"
     counts = ("rotocol rgb", split, "1 seed" if name in TEST_SPLIT else "2 seeds", "95 % interval")
     own = {"table10": ("128 x 128", "Exact counts"), "table10b": ("test split", "1 seed", "95 % interval")}
+    own |= {"table10c": ("est phrasings", "2 seeds", "texts per seed: 200 (right task), 200 (accepted")}
+    own |= {"table11": ("test photographs", "n = 3 windows per task", "1 seed", "95 % interval")}
     for words in ("assumed", "rofile quick", *own.get(name, counts)):
         assert words in caption
     assert head.endswith(f"| {PAPER} |")
@@ -284,6 +286,42 @@ def test_table10b_shows_the_held_out_phrasings(folder: Path) -> None:
     assert "Accepted though to be refused: out of scope" in (folder / "table10b.md").read_text(encoding="utf-8")
 
 
+def test_table10c_compares_readers_by_the_mean_over_seeds(folder: Path) -> None:
+    assert _line(folder, "table10c", "usual") == "| usual | nothing | **92.0** | – | 92.0 | – |  |"
+    assert _line(folder, "table10c", "fewer") == "| fewer | fills: 1 | 72.0 | – | **72.0** | – |  |"
+    assert _line(folder, "table10c", "isotonic").count("<u>82.0</u>") == 2
+    assert list(pd.read_csv(folder / "table10c.csv").setting) == ["usual", "fewer", "isotonic"]
+
+
+def test_table11_compares_the_ways_within_a_task_and_leaves_the_experts_outside(folder: Path) -> None:
+    table = pd.read_csv(folder / "table11.csv")
+    assert list(table.task) == [task for task in fixtures.FILL_TASKS for _ in fixtures.FILLED]
+    assert list(table.method[:5]) == ["shared", "film", "frozen", "synchronous", "experts"]
+    line = _line(folder, "table11", "outpaint | Weight modulation")
+    assert "| 80,640 | **17.00** | +1.00 [" in line and "**62.5**" in line
+    assert "<u>16.50</u>" in _line(folder, "table11", "outpaint | FiLM")
+    assert "**" not in _line(folder, "table11", "outpaint | Experts")
+    assert _line(folder, "table11", "upscale | Shared").split("|")[5].strip() == "–", "no gain over itself"
+
+
+def test_table11_counts_windows_of_one_photograph_as_one_draw(folder: Path) -> None:
+    row = pd.read_csv(folder / "table11.csv").set_index(["task", "method"]).loc[("inpaint", "synchronous")]
+    assert row.gain == pytest.approx(1.0)
+    # Two photographs, gains 0.9 (twice) and 1.2: one degree of freedom, as far apart as a t of 12.7 makes them.
+    assert row.gain_high - row.gain > 1.0 and row.gain_low < 0
+
+
+def test_table11_says_what_was_not_computed(folder: Path, root: Path) -> None:
+    caption = (folder / "table11.md").read_text(encoding="utf-8")
+    assert "FID, KID, LPIPS: not computed" in caption and "1.25 (inpaint), 1.25 (outpaint);" in caption
+    assert "PSNR 20.25 (inpaint), 20.25 (outpaint), 20.25 (upscale)." in caption
+    assert "FID |" not in caption
+    _replace(root, "results/diffusion.csv", lambda t: t.assign(lpips=0.25))
+    write_tables(root, root / "tables")
+    text = (root / "tables/table11.md").read_text(encoding="utf-8")
+    assert "FID, KID: not computed" in text and "| LPIPS |" in text
+
+
 def test_an_empty_grid_gives_empty_tables(root: Path) -> None:
     for file in ("ablations/summary.csv", "ablations/per_image.csv"):
         _replace(root, file, lambda cells: cells.iloc[:0])
@@ -320,6 +358,8 @@ def test_images_that_do_not_pair_are_named(root: Path) -> None:
         ("results/rank_strategy.csv", "energy_min"),
         ("results/sensitivity.csv", "gain_db"),
         ("results/cost.csv", "multiply_adds_fold"),
+        ("results/diffusion.csv", "seam_real"),
+        ("results/diffusion_per_image.csv", "image"),
         ("ablations/summary.csv", "steps"),
         ("ablations/per_image.csv", "seed"),
     ],

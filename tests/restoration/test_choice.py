@@ -16,7 +16,7 @@ from instruct_ipt import params
 from instruct_ipt.errors import InputError
 from instruct_ipt.instruction import Estimate, Estimator
 from instruct_ipt.instruction.estimator import CLASSES, features
-from instruct_ipt.instruction.fitting import measured_and_final
+from instruct_ipt.instruction.fitting import fit
 from instruct_ipt.restoration import Choice, Guides, Restorer
 from instruct_ipt.tasks import TASKS
 
@@ -120,7 +120,7 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nets.write_release(folder)
     configuration = params.load(ROOT / "params.yaml", "smoke")
     small = configuration.instruction.model_copy(update={"fills": 1, "variants": 1})
-    measured_and_final(small, configuration.seed)[1].save(folder / "instruction")
+    fit(small, configuration.seed)[0].save(folder / "instruction")
     count = len(features(np.zeros((32, 32, 3))))
     bias = np.where(np.array(CLASSES) == "derain", 9.0, 0.0)
     rain = Estimator(np.zeros(count), np.ones(count), np.zeros((len(CLASSES), count)), bias, 32)

@@ -16,9 +16,12 @@ import uvicorn
 from PIL import Image
 from torch import Tensor
 
+from instruct_ipt.diffusion import FILL_TASKS
+from instruct_ipt.diffusion.painter import Painted, Painter, Progress
+from instruct_ipt.diffusion.store import Card
 from instruct_ipt.errors import InputError
 from instruct_ipt.instruction import Estimate
-from instruct_ipt.modulation import RankRule, modulate
+from instruct_ipt.modulation import RankRule, TaskModel, modulate
 from instruct_ipt.restoration import Guides, Restorer
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.web import Limits, create_app, line
@@ -62,15 +65,27 @@ class Paced(nets.Plain):
 
     def correction(self, x: Tensor) -> Tensor:
         """Of (N, C, H, W): minus a quarter of it."""
+        Paced.wait()
+        return -x / 4
+
+    @staticmethod
+    def wait() -> None:
+        """Count a tile, say that it is begun, and wait."""
         Paced.tiles += 1
         Paced.started.release()
         assert Paced.gate.wait(60)
-        return -x / 4
 
 
 def begun() -> None:
     """Wait until a tile of a `Paced` network is begun."""
     assert Paced.started.acquire(timeout=60)
+
+
+def one_more() -> None:
+    """Let what waits at the gate go on; the next has to wait again."""
+    shut, Paced.gate = Paced.gate, threading.Event()
+    shut.set()
+    begun()
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -118,11 +133,53 @@ def tiny() -> Restorer:
     return Restorer(nets.tiny(), "cpu", GUIDES)
 
 
+def denoiser(tasks: tuple[str, ...] = FILL_TASKS) -> tuple[TaskModel, Card]:
+    """A real network for 32 x 32 pixels, untrained, in two passes, and what it is."""
+    card = Card("synchronous", "tiny", 32, tasks, 2, ("attention", "convolution"), "ddim", 2)
+    with torch.random.fork_rng():
+        return card.build(0).eval(), card
+
+
+def painter(tasks: tuple[str, ...] = FILL_TASKS) -> Painter:
+    """What fills in with `denoiser`."""
+    return Painter(*denoiser(tasks))
+
+
+class PacedPainter(Painter):
+    """A painter that before each pass waits for `Paced.gate`."""
+
+    def fill(
+        self,
+        picture: np.ndarray,
+        missing: np.ndarray,
+        task: str = "inpaint",
+        seed: int = 0,
+        steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> Painted:
+        """As `Painter.fill`."""
+
+        def told(done: int, total: int) -> None:
+            assert progress is not None
+            progress(done, total)
+            if done < total:
+                Paced.wait()
+
+        Paced.wait()
+        return super().fill(picture, missing, task, seed, steps, told)
+
+
+def paced_painter() -> Painter:
+    """One whose gate is shut until a test opens it."""
+    Paced.gate, Paced.started, Paced.tiles = threading.Event(), threading.Semaphore(0), 0
+    return PacedPainter(*denoiser())
+
+
 @contextlib.contextmanager
-def serving(restorer: Restorer, limits: Limits | None = None) -> Iterator[str]:
+def serving(restorer: Restorer, limits: Limits | None = None, painter: Painter | None = None) -> Iterator[str]:
     """The address of a server that runs inside the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = create_app(restorer, limits, ["photos.example"])
+        app = create_app(restorer, limits, ["photos.example"], painter)
         config = uvicorn.Config(app, http="h11", log_level="error", access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -143,6 +200,13 @@ def until(happens: object, seconds: float = 60) -> None:
     while not happens():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def mask(width: int = 32, height: int = 24, box: tuple[int, int, int, int] = (8, 6, 20, 16)) -> bytes:
+    """The PNG of a mask; white between left, top, right and bottom."""
+    image = Image.new("1", (width, height))
+    image.paste(1, box)
+    return hostile.saved(image, "PNG")
 
 
 def photo(format: str = "PNG", width: int = 32, height: int = 24, seed: int = 0, **options: object) -> bytes:

@@ -21,7 +21,7 @@ from instruct_ipt import __version__
 from instruct_ipt.report import html as report
 from instruct_ipt.web import Limits
 from instruct_ipt.web.app import PAGE
-from instruct_ipt.web.work import restored_name
+from instruct_ipt.web.work import result_name
 
 from ..restoration import hostile, nets
 from . import servers
@@ -400,7 +400,7 @@ def test_no_other_file_is_served(url, path):
     ],
 )
 def test_a_name_names_the_result_and_nothing_else(url, name, result):
-    assert restored_name(name, "PNG") == result
+    assert result_name(name, "PNG", "restored") == result
     answer = requests.post(url + RESTORE, data=servers.photo(), params={"name": name})
     assert requests.utils.unquote(answer.headers["content-disposition"]) == f"attachment; filename*=UTF-8''{result}"
 

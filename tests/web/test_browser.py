@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,17 +13,16 @@ from PIL import Image
 
 from instruct_ipt.web import Limits
 
-from ..browsers import CONTRAST, PHONE, Visit, size, visiting
+from ..browsers import CONTRAST, PHONE, Visit, size
 from ..restoration import hostile, nets
 from . import servers
+from .pages import HEIGHT, WIDTH, done, downloaded, give, opened, pixels, problem, shown
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.usefixtures("browser")
-WIDTH, HEIGHT = 120, 90
 LIMITS = Limits(bytes=100_000, pixels=20_000)
-REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
 
 
 @pytest.fixture(scope="module")
@@ -33,70 +31,26 @@ def url() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """A visitor at a desk, in light; at the end no other server may have been asked, and nothing gone wrong."""
-    with visiting(browser, ("http://127.0.0.1:", "blob:"), REFUSED) as visitor:
-        visitor.page.set_default_timeout(60_000)
-        yield visitor
-
-
-def _open(visit: Visit, url: str) -> Page:
-    """Open the page of a server, which is then known."""
-    visit.page.goto(url)
-    visit.page.get_by_role("button", name="Noise", exact=True).wait_for()
-    return visit.page
-
-
-def _pixels(content: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.int16)
-
-
-def _give(page: Page, content: bytes | None = None, name: str = "photo.png", type: str = "image/png") -> bytes:
-    """Choose a file."""
-    content = servers.photo(width=WIDTH, height=HEIGHT) if content is None else content
-    page.set_input_files("#file", {"name": name, "mimeType": type, "buffer": content})
-    return content
-
-
 def _ask(page: Page, words: str) -> None:
     page.get_by_label("What is wrong with it?").fill(words)
     page.keyboard.press("Enter")
 
 
-def _done(page: Page) -> None:
-    """Wait until the result is there and nothing goes on."""
-    page.locator("#download").wait_for()
-    page.locator("#progress").wait_for(state="hidden")
-
-
-def _seen(page: Page) -> np.ndarray:
-    """The picture as it stands on the screen."""
-    return _pixels(page.locator("#stage").screenshot())
-
-
 def _light(page: Page) -> tuple[float, float]:
     """Mean brightness near the left and near the right edge of the picture."""
-    seen = _seen(page)
+    seen = shown(page)
     # Above the divider's handle and the two tags.
     return float(seen[10:70, 8:24].mean()), float(seen[10:70, -24:-8].mean())
-
-
-def _downloaded(page: Page) -> tuple[str, bytes]:
-    with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download").click()
-    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
 GREY = hostile.saved(Image.new("RGB", (WIDTH, HEIGHT), (200, 200, 200)), "PNG")
 
 
 def test_a_sentence_restores_the_photo_and_the_divider_moves_by_keyboard(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page, GREY)
+    page = opened(visit, url)
+    give(page, GREY)
     _ask(page, "take the rain off, gently")
-    _done(page)
+    done(page)
     assert page.locator("#understood").inner_text().split() == [
         *("Understood", "Noise", "25", "%", "Rain", "75", "%", "Strength", "0.5"),
         *page.locator("#strength-note").inner_text().split(),
@@ -114,10 +68,10 @@ def test_a_sentence_restores_the_photo_and_the_divider_moves_by_keyboard(visit: 
 
 
 def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page)
+    page = opened(visit, url)
+    give(page)
     page.get_by_role("button", name="Haze").click()
-    _done(page)
+    done(page)
     box = page.locator("#stage").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
@@ -129,13 +83,13 @@ def test_the_divider_follows_the_pointer(visit: Visit, url: str) -> None:
 
 def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(visit: Visit, url: str) -> None:
     visit.page.clock.install()
-    page = _open(visit, url)
-    sent = _give(page)
+    page = opened(visit, url)
+    sent = give(page)
     page.get_by_role("button", name="Snow").click()
-    _done(page)
+    done(page)
     assert page.get_by_role("button", name="Snow").get_attribute("aria-pressed") == "true"
-    first = _downloaded(page)[1]
-    assert np.abs(_pixels(first) - _pixels(sent) * 0.5).max() <= 1
+    first = downloaded(page)[1]
+    assert np.abs(pixels(first) - pixels(sent) * 0.5).max() <= 1
     page.get_by_label("Strength").focus()
     before = page.locator("#download").get_attribute("href") or ""
     # From here on time passes only as the test says, however slow the machine is.
@@ -146,41 +100,41 @@ def test_another_strength_is_rendered_anew_from_the_photo_that_the_page_holds(vi
     page.clock.run_for(200)
     page.clock.resume()
     page.locator(f"#download:not([href='{before}'])").wait_for()
-    _done(page)
+    done(page)
     assert page.locator("#amount").inner_text() == "0.8"
-    assert np.abs(_pixels(_downloaded(page)[1]) - _pixels(sent) * 0.6).max() <= 1
+    assert np.abs(pixels(downloaded(page)[1]) - pixels(sent) * 0.6).max() <= 1
     strengths = re.findall(r"strength=([\d.]+)", " ".join(visit.requests))
     assert strengths == ["1", "0.8"], "the steps between were not rendered"
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
 def test_the_download_has_the_photos_own_format(visit: Visit, url: str, format: str, suffix: str) -> None:
-    page = _open(visit, url)
-    _give(page, servers.photo(format, WIDTH, HEIGHT), f"../My photo.{suffix}", f"image/{format.lower()}")
+    page = opened(visit, url)
+    give(page, servers.photo(format, WIDTH, HEIGHT), f"../My photo.{suffix}", f"image/{format.lower()}")
     page.get_by_role("button", name="Rain", exact=True).click()
-    _done(page)
-    name, content = _downloaded(page)
+    done(page)
+    name, content = downloaded(page)
     assert name == f"My photo-restored.{suffix}"
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == format and image.size == (WIDTH, HEIGHT)
 
 
 def test_a_tiff_which_no_browser_shows_is_shown_once_it_is_restored(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page, hostile.saved(Image.open(io.BytesIO(GREY)), "TIFF"), "scan.tif", "image/tiff")
+    page = opened(visit, url)
+    give(page, hostile.saved(Image.open(io.BytesIO(GREY)), "TIFF"), "scan.tif", "image/tiff")
     page.get_by_text("Your browser does not show this kind of file").wait_for()
     page.get_by_role("button", name="Rain", exact=True).click()
-    _done(page)
+    done(page)
     assert not page.get_by_text("Your browser does not show this kind of file").is_visible()
     assert _light(page) == (pytest.approx(200, abs=3), pytest.approx(100, abs=3))
-    name, content = _downloaded(page)
+    name, content = downloaded(page)
     with Image.open(io.BytesIO(content)) as image:
         assert name == "scan-restored.tif" and image.format == "TIFF"
 
 
 def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page)
+    page = opened(visit, url)
+    give(page)
     page.get_by_role("button", name="Guess from the photograph").click()
     agree = page.get_by_role("button", name="Restore with this guess")
     agree.wait_for()
@@ -189,20 +143,20 @@ def test_a_guess_is_shown_and_done_only_when_it_is_agreed_to(visit: Visit, url: 
     assert not page.locator("#download").is_visible() and not any("restore" in url for url in visit.requests)
     page.locator("#go:focus").wait_for()
     page.keyboard.press("Enter")
-    _done(page)
+    done(page)
     assert not agree.is_visible() and page.get_by_text("The guess is often wrong").is_visible()
 
 
 def test_an_example_is_a_click(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page)
+    page = opened(visit, url)
+    give(page)
     page.get_by_role("button", name="remove the rain").click()
-    _done(page)
+    done(page)
     assert page.get_by_label("What is wrong with it?").input_value() == "remove the rain"
 
 
 def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
+    page = opened(visit, url)
     drop = """([bytes, name]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
@@ -212,7 +166,7 @@ def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) 
     page.evaluate(drop, [list(servers.photo(width=WIDTH, height=HEIGHT)), "first.png"])
     page.get_by_text(f"first.png, {WIDTH} x {HEIGHT}").wait_for()
     page.get_by_role("button", name="Noise", exact=True).click()
-    _done(page)
+    done(page)
     page.evaluate(drop, [list(servers.photo(width=60, height=50)), "second.png"])
     page.get_by_text("second.png, 60 x 50").wait_for()
     assert not page.locator("#download").is_visible() and not page.locator("#understood").is_visible()
@@ -222,11 +176,11 @@ def test_a_photo_is_dropped_and_another_takes_its_place(visit: Visit, url: str) 
 
 
 def test_actual_size_shows_pixel_for_pixel_and_scrolls(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
+    page = opened(visit, url)
     page.set_viewport_size(size(PHONE))
-    _give(page, servers.photo("JPEG", 1000, 20), "wide.jpg", "image/jpeg")
+    give(page, servers.photo("JPEG", 1000, 20), "wide.jpg", "image/jpeg")
     page.get_by_role("button", name="Noise", exact=True).click()
-    _done(page)
+    done(page)
     page.get_by_role("button", name="Actual size").click()
     assert page.evaluate("document.getElementById('stage').clientWidth") == 1000
     assert page.evaluate("document.getElementById('frame').scrollLeft") > 200
@@ -241,15 +195,6 @@ def test_actual_size_shows_pixel_for_pixel_and_scrolls(visit: Visit, url: str) -
 # ---- refusals
 
 
-def _problem(page: Page, words: str) -> None:
-    problem = page.get_by_role("alert")
-    problem.filter(has_text=words).wait_for()
-    page.wait_for_timeout(50)
-    assert problem.is_visible() and page.locator("#progress").is_hidden()
-    box = problem.bounding_box()
-    assert box is not None and box["y"] >= 0, "it is within the window"
-
-
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
@@ -261,9 +206,9 @@ def _problem(page: Page, words: str) -> None:
 def test_what_the_page_knows_to_be_refused_is_not_sent(
     visit: Visit, url: str, content: bytes, name: str, words: str
 ) -> None:
-    page = _open(visit, url)
-    _give(page, content, name)
-    _problem(page, words)
+    page = opened(visit, url)
+    give(page, content, name)
+    problem(page, words)
     assert page.get_by_text("Drop a photograph here").is_visible()
 
 
@@ -276,19 +221,19 @@ def test_what_the_page_knows_to_be_refused_is_not_sent(
     ],
 )
 def test_what_the_server_refuses_is_to_be_read(visit: Visit, url: str, content: bytes, button: str, words: str) -> None:
-    page = _open(visit, url)
-    _give(page, content)
+    page = opened(visit, url)
+    give(page, content)
     page.get_by_role("button", name=button, exact=True).click()
-    _problem(page, words)
-    _give(page)
+    problem(page, words)
+    give(page)
     assert page.get_by_role("alert").is_hidden()
     page.get_by_role("button", name="Noise", exact=True).click()
-    _done(page)
+    done(page)
 
 
 def test_the_servers_limits_hold_where_the_pages_are_got_round(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page)
+    page = opened(visit, url)
+    give(page)
     # The browser says that the file is small; its bytes are more than that.
     page.evaluate(
         """count => {
@@ -298,58 +243,58 @@ def test_the_servers_limits_hold_where_the_pages_are_got_round(visit: Visit, url
         LIMITS.bytes + 1,
     )
     page.get_by_role("button", name="Noise", exact=True).click()
-    _problem(page, "The upload is larger than the 0.1 MB that are allowed")
+    problem(page, "The upload is larger than the 0.1 MB that are allowed")
 
 
 def test_a_refused_sentence_says_what_is_possible_and_the_result_before_it_stays(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
+    page = opened(visit, url)
     _ask(page, "the rain")
-    _problem(page, "Choose a photograph first.")
-    _give(page)
+    problem(page, "Choose a photograph first.")
+    give(page)
     _ask(page, "  ")
-    _problem(page, "Say what is wrong, or pick it.")
+    problem(page, "Say what is wrong, or pick it.")
     _ask(page, "the rain")
-    _done(page)
+    done(page)
     _ask(page, "make it nicer")
-    _problem(page, "I can remove noise, blur, rain, haze or snow")
+    problem(page, "I can remove noise, blur, rain, haze or snow")
     assert page.locator("#download").is_visible() and "75 %" in page.locator("#weights").inner_text()
 
 
 def test_a_full_line_and_a_server_that_is_gone_are_said(visit: Visit) -> None:
     with servers.serving(servers.paced(), Limits(waiting=0)) as url, visit.page.context.new_page() as other:
         other.goto(url)
-        _give(other)
+        give(other)
         other.get_by_role("button", name="Noise", exact=True).click()
         servers.begun()
-        page = _open(visit, url)
-        _give(page)
+        page = opened(visit, url)
+        give(page)
         page.get_by_role("button", name="Noise", exact=True).click()
-        _problem(page, "The server is busy and its line is full (places: 1); try again in")
+        problem(page, "The server is busy and its line is full (places: 1); try again in")
         servers.Paced.gate.set()
-        _done(other)
+        done(other)
         page.get_by_role("button", name="Noise", exact=True).click()
-        _done(page)
+        done(page)
     page.get_by_role("button", name="Rain", exact=True).click()
-    _problem(page, "The server does not answer. Is ipt serve still running?")
+    problem(page, "The server does not answer. Is ipt serve still running?")
     visit.complaints = [text for text in visit.complaints if "ERR_CONNECTION_REFUSED" not in text]
 
 
 def test_a_photo_that_takes_too_long_is_said(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.serving(servers.paced(), Limits(seconds=100)) as url:
-        page = _open(visit, url)
-        _give(page, servers.photo(width=900, height=40))
+        page = opened(visit, url)
+        give(page, servers.photo(width=900, height=40))
         page.get_by_role("button", name="Noise", exact=True).click()
         servers.begun()
         servers.later(monkeypatch, 101)
         servers.Paced.gate.set()
-        _problem(page, "longer than the 100 s that are allowed (1 of 2 parts were done)")
+        problem(page, "longer than the 100 s that are allowed (1 of 2 parts were done)")
 
 
 def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     noticed = servers.leaving(monkeypatch)
     with servers.serving(servers.paced()) as url:
-        page = _open(visit, url)
-        _give(page, servers.photo(width=900, height=40))
+        page = opened(visit, url)
+        give(page, servers.photo(width=900, height=40))
         page.get_by_role("button", name="Noise", exact=True).click()
         page.get_by_text("Restoring part 1 of 2").wait_for()
         page.get_by_role("button", name="Cancel").click()
@@ -360,7 +305,7 @@ def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypat
         page.get_by_text("Waiting: 1 photograph ahead").wait_for()
         assert noticed.wait(60)
         servers.Paced.gate.set()
-        _done(page)
+        done(page)
         assert servers.Paced.tiles == 1 + 2
 
 
@@ -370,36 +315,36 @@ def test_progress_is_shown_and_cancelling_stops_the_work(visit: Visit, monkeypat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_the_contrast_of_level_aa(visit: Visit, url: str, scheme: str) -> None:
     visit.page.emulate_media(color_scheme=scheme)
-    page = _open(visit, url)
+    page = opened(visit, url)
     assert page.evaluate(CONTRAST)["found"] == []
-    _give(page)
+    give(page)
     page.get_by_role("button", name="Guess from the photograph").click()
     page.locator("#go").wait_for()
     page.keyboard.press("Enter")
-    _done(page)
+    done(page)
     _ask(page, "make it nicer")
-    _problem(page, "I can remove")
+    problem(page, "I can remove")
     result = page.evaluate(CONTRAST)
     assert result["texts"] > 20 and result["found"] == []
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(visit: Visit, url: str) -> None:
     visit.page.set_viewport_size(size(PHONE))
-    page = _open(visit, url)
+    page = opened(visit, url)
     wider = """() => [...document.querySelectorAll("body *:not(.unseen, .skip)")]
       .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0] and page.evaluate(wider) == []
-    _give(page, servers.photo("JPEG", 190, 100), f"{'a very long name ' * 12}.jpg", "image/jpeg")
+    give(page, servers.photo("JPEG", 190, 100), f"{'a very long name ' * 12}.jpg", "image/jpeg")
     _ask(page, "the rain")
-    _done(page)
+    done(page)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0] and page.evaluate(wider) == []
 
 
 def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
-    _give(page)
+    page = opened(visit, url)
+    give(page)
     _ask(page, "the rain")
-    _done(page)
+    done(page)
     page.locator(".skip").focus()
     seen = set()
     for _ in range(60):
@@ -417,7 +362,7 @@ def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, 
 
 
 def test_dark_and_light_follow_the_system_and_the_switch(visit: Visit, url: str) -> None:
-    page = _open(visit, url)
+    page = opened(visit, url)
     colour = "getComputedStyle(document.body).backgroundColor"
     light, switch = page.evaluate(colour), page.get_by_role("button", name="Dark")
     switch.click()
@@ -431,9 +376,9 @@ def test_dark_and_light_follow_the_system_and_the_switch(visit: Visit, url: str)
 
 def test_what_cannot_be_asked_is_not_offered(visit: Visit) -> None:
     with servers.serving(nets.tiny_restorer()) as url:
-        page = _open(visit, url)
+        page = opened(visit, url)
         assert page.locator("#say").is_hidden() and page.locator("#unsure").is_hidden()
         assert page.get_by_role("heading", name="What is wrong with it?").is_visible()
-        _give(page)
+        give(page)
         page.get_by_role("button", name="Blur").click()
-        _done(page)
+        done(page)

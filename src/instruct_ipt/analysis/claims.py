@@ -276,6 +276,10 @@ PAIRED: dict[str, tuple[str, Callable[[Scores], Plan]]] = {
         "Training backbone and biases at once beats training them in two stages",
         _pair("strategy", "synchronous", "two_stage"),
     ),
+    "modulated_denoiser": (
+        "A diffusion denoiser with weight modulation fills in better than one with feature adaptation of equal size",
+        _pair("diffusion", "synchronous", "film"),
+    ),
 }
 COST = "cost_is_humble"
 _COST_STATEMENT = "Weight modulation adds at most {bar} per task"

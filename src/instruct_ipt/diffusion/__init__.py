@@ -1,4 +1,4 @@
-"""The method on diffusion denoisers: one network fills in what is missing of a picture."""
+"""The method on diffusion denoisers: one network fills in what is missing of a picture (docs/diffusion.md)."""
 
 from __future__ import annotations
 

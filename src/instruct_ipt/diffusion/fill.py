@@ -1,8 +1,8 @@
 """What a denoiser is asked to fill in: the tasks, what is known of a picture, and how both enter the network.
 
 A network takes one tensor, (N, 8, H, W), and gives one, so that whatever can modulate a restoration network can
-modulate a denoiser too. The planes: noisy picture (3), known picture (3, zero where it is missing), mask (1 where it is
-missing), and the time of the noise.
+modulate a denoiser too. The planes: noisy picture (3), known picture (3, carried smoothly into what is missing), mask
+(1 where it is missing), and the time of the noise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from instruct_ipt.diffusion.masks import mask
 
@@ -80,11 +81,39 @@ def coarse(picture: np.ndarray) -> np.ndarray:
 
 
 def condition(fills: Sequence[Fill]) -> Tensor:
-    """The four planes that do not change while sampling: known picture in [-1, 1] and mask, (N, 4, H, W)."""
-    known = np.stack([fill.known for fill in fills]) * 2 - 1
-    missing = np.stack([fill.missing for fill in fills])[..., None].astype(np.float32)
-    # What is missing has been set to grey already, which is zero here.
-    return torch.from_numpy(np.concatenate([known, missing], axis=-1)).permute(0, 3, 1, 2)
+    """The planes that do not change while sampling, (N, 4, H, W): known picture in [-1, 1], `carried`, and mask."""
+    known = torch.from_numpy(np.stack([fill.known for fill in fills]) * 2 - 1).permute(0, 3, 1, 2)
+    missing = torch.from_numpy(np.stack([fill.missing for fill in fills])[:, None].astype(np.float32))
+    return torch.cat([carried(known, missing), missing], dim=1)
+
+
+def carried(known: Tensor, missing: Tensor) -> Tensor:
+    """A picture whose missing pixels continue the known ones smoothly, (N, 3, H, W); known pixels as they are.
+
+    It goes down a pyramid of means of what is known, and back up, at each level taking from the coarser one as much as
+    is missing (pull-push; Gortler et al. 1996). So a network need not learn which shades fit where. Where nothing is
+    known exactly, as for ``upscale``, the coarse picture is made smooth instead.
+
+    Args:
+        known: (N, 3, H, W); any value where a pixel is missing, but for ``upscale``, see `Fill`.
+        missing: (N, 1, H, W), 1 where a pixel is missing.
+    """
+    weight = 1 - missing
+    pyramid = [(known * weight, weight)]
+    while max(pyramid[-1][1].shape[2:]) > 1:
+        pyramid.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True) for part in pyramid[-1]))
+    found = pyramid[-1][0] / pyramid[-1][1].clamp(min=1e-6)
+    for value, share in reversed(pyramid[:-1]):
+        coarser = F.interpolate(found, share.shape[2:], mode="bilinear", align_corners=False)
+        found = value + (1 - share) * coarser
+    smooth = F.interpolate(F.avg_pool2d(known, SCALE), known.shape[2:], mode="bilinear", align_corners=False)
+    nothing = missing.amin(dim=(2, 3), keepdim=True) == 1
+    return torch.where(nothing, smooth, torch.where(missing == 1, found, known))
+
+
+def with_carried(x: Tensor) -> Tensor:
+    """What a network takes, (N, 8, H, W), from the same with known pixels alone: they are `carried`."""
+    return torch.cat([x[:, :3], carried(x[:, 3:6], x[:, 6:7]), x[:, 6:]], dim=1)
 
 
 def packed(noisy: Tensor, given: Tensor, time: Tensor) -> Tensor:

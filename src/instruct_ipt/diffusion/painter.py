@@ -65,7 +65,7 @@ class Painter:
 
     @classmethod
     def load(cls, weights: Path | str | None = None) -> Painter:
-        """From a folder that `save_denoiser` wrote; None: `models/diffusion`.
+        """From a folder that `ipt train-diffusion` wrote; None: that of this repository.
 
         Raises:
             InputError: there is none, or it is damaged; says what to do.
@@ -201,16 +201,19 @@ def _windows(missing: np.ndarray, size: int) -> list[tuple[tuple[slice, slice], 
     labels, _ = ndimage.label(ndimage.binary_dilation(missing, iterations=2))
     labels[~missing] = 0
     boxes = ndimage.find_objects(labels)
-    todo = {number for number, box in enumerate(boxes, start=1) if box is not None}
-    found = []
+    # top, left, bottom, right
+    ends = np.array([[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in boxes])
+    todo, found = np.ones(len(boxes), dtype=bool), []
     # The largest first: small regions often lie in its window.
-    for number in sorted(todo, key=lambda n: -_extent(boxes[n - 1])):
-        if number not in todo:
+    for number in np.argsort(-(ends[:, 2:] - ends[:, :2]).max(axis=1), kind="stable"):
+        if not todo[number]:
             continue
-        window = _around(boxes[number - 1], missing.shape, size)
-        inside = {n for n in todo if _holds(window, boxes[n - 1])}
-        todo -= inside
-        found.append((window, np.isin(labels[window], sorted(inside))))
+        window = _around(boxes[number], missing.shape, size)
+        low, high = ([part.start for part in window], [part.stop for part in window])
+        inside = todo & (ends[:, :2] >= low).all(axis=1) & (ends[:, 2:] <= high).all(axis=1)
+        todo &= ~inside
+        # Label 0 is what is known.
+        found.append((window, np.r_[False, inside][labels[window]]))
     return found
 
 
@@ -228,10 +231,6 @@ def _around(box: tuple[slice, slice], shape: tuple[int, ...], size: int) -> tupl
         start = min(max(0, middle - span // 2), length - span)
         window.append(slice(start, start + span))
     return window[0], window[1]
-
-
-def _holds(window: tuple[slice, slice], box: tuple[slice, slice]) -> bool:
-    return all(w.start <= b.start and b.stop <= w.stop for w, b in zip(window, box, strict=True))
 
 
 def _shrunk(picture: np.ndarray, missing: np.ndarray, scale: float, multiple: int) -> Fill:

@@ -2,8 +2,8 @@
 
 Pictures lie in [-1, 1]. At time t in [0, 1000) a picture x is seen as sqrt(a) x + sqrt(1 - a) noise, where a falls from
 nearly 1 to exactly 0 (a cosine, rescaled so that the last step is noise alone; Lin et al. 2024, arXiv 2305.08891): else
-the mean colour of a picture would always shine through in training and be missing in sampling. The network predicts
-v = sqrt(a) noise - sqrt(1 - a) x (Salimans and Ho 2022).
+the mean colour of a picture would always shine through in training and be missing in sampling. What the samplers take
+is v = sqrt(a) noise - sqrt(1 - a) x (Salimans and Ho 2022, arXiv 2202.00512).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 
 TIMES = 1000
 SIGMA_MIN, SIGMA_MAX = 0.02, 80.0
+# About how far photographs in [-1, 1] lie from what `fill.carried` makes of what is known (root of the mean square).
+SPREAD = 0.25
 
 
 @cache
@@ -36,6 +38,44 @@ def noised(picture: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor
     a = signal().to(picture)[time].view(-1, 1, 1, 1)
     kept, hidden = a.sqrt(), (1 - a).sqrt()
     return kept * picture + hidden * noise, kept * noise - hidden * picture
+
+
+def velocity_of(picture: Tensor, noisy: Tensor, a: Tensor) -> Tensor:
+    """The v that belongs to a guess of the picture; all (N, 3, H, W).
+
+    Args:
+        picture: the guess, in [-1, 1].
+        noisy: what it was guessed from.
+        a: the signal at the time of each sample, (N,).
+    """
+    a = a.view(-1, 1, 1, 1)
+    return (a.sqrt() * noisy - picture) / (1 - a).sqrt()
+
+
+def likely_picture(noisy: Tensor, expected: Tensor, a: Tensor) -> Tensor:
+    """The mean of what a picture can be that lies about :data:`SPREAD` around ``expected``; all (N, 3, H, W).
+
+    Under much noise that is what was expected, under little what is seen; noise in it never exceeds half of the spread.
+    (Of independent normal pixels; the preconditioning of Karras et al. 2022, arXiv 2206.00364, around a mean.)
+
+    Args:
+        noisy: the picture under noise.
+        expected: a guess without having seen that.
+        a: the signal at the time of each sample, (N,).
+    """
+    a, variance = a.view(-1, 1, 1, 1), SPREAD**2
+    return ((1 - a) * expected + a.sqrt() * variance * noisy) / (a * variance + 1 - a)
+
+
+def signal_at(table: Tensor, time: Tensor) -> Tensor:
+    """a at times that may lie between whole ones, linearly between their neighbours; float32 (N,).
+
+    Args:
+        table: of `signal`.
+        time: float (N,) in [0, 999].
+    """
+    below = time.long().clamp(0, TIMES - 2)
+    return torch.lerp(table[below], table[below + 1], time - below)
 
 
 def _ddim() -> Any:

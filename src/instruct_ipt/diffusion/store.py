@@ -85,11 +85,11 @@ def read_card(folder: Path) -> Card:
         fits = card.method in METHODS and card.preset in PRESETS and card.sampler in SAMPLERS and card.tasks
         whole = all(isinstance(n, int) and 1 <= n <= 4096 for n in (card.size, card.rank, card.steps))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; `diffusion.store.save_denoiser` writes it") from None
+        raise InputError(f"{path} does not exist; `dvc repro train_diffusion` makes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged; save the denoiser again") from None
+        raise InputError(f"{path} is damaged; `dvc repro --force --single-item train_diffusion` renews it") from None
     if not (fits and whole):
         raise InputError(f"{path} names a method, preset, sampler or size that is not known; renew it, or update")
     return card

@@ -38,8 +38,8 @@ def window(picture: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarr
 class FillStream(PatchStream):
     """Random windows with missing pixels and noise, as the training loop takes them: a function of (seed, step) alone.
 
-    A batch's ``input`` is what the network takes, float32 (N, H, W, 8); its ``target`` the velocity it should predict
-    and the mask of missing pixels, (N, H, W, 4).
+    A batch's ``input`` is what the network takes, float32 (N, H, W, 8), but for `fill.carried`, which is made for a
+    whole batch at once; its ``target`` the velocity it should predict and the mask of missing pixels, (N, H, W, 4).
 
     Args:
         images: clean photographs, uint8 (H, W, 3).
@@ -68,8 +68,9 @@ class FillStream(PatchStream):
         fill = ask(task, picture, rng, self._missing)
         time = int(rng.integers(TIMES))
         clean, noise = picture * 2 - 1, rng.standard_normal(picture.shape, dtype=np.float32)
-        parts = (torch.from_numpy(part)[None] for part in (clean, noise))
-        noisy, velocity = (part[0].numpy() for part in noised(*parts, torch.tensor([time])))
+        parts = (torch.from_numpy(part).permute(2, 0, 1)[None] for part in (clean, noise))
+        noisy, velocity = noised(*parts, torch.tensor([time]))
+        noisy, velocity = (part[0].permute(1, 2, 0).numpy() for part in (noisy, velocity))
         missing = fill.missing[..., None].astype(np.float32)
         given = [noisy, fill.known * 2 - 1, missing, np.full_like(missing, time)]
         return np.concatenate(given, axis=-1), np.concatenate([velocity, missing], axis=-1)

@@ -22,8 +22,8 @@ from instruct_ipt.instruction.spelling import Speller
 Corpus = Mapping[Split, Sequence[Example]]
 
 
-def measured_and_final(settings: Any, seed: int) -> tuple[Reader, Reader, Corpus]:
-    """The reader to measure, which knows training texts only; the reader to keep; and the corpus.
+def fit(settings: Any, seed: int) -> tuple[Reader, Corpus]:
+    """The reader to measure, which knows training texts only, and the corpus.
 
     Args:
         settings: the `instruction` section of the parameters.
@@ -37,13 +37,14 @@ def measured_and_final(settings: Any, seed: int) -> tuple[Reader, Reader, Corpus
     knots = head.calibration(scores, wanted, settings.calibration)
     fitted = replace(fitted, knots=knots)
     threshold = _threshold(fitted.probabilities(scores)[:, -1], wanted[:, -1], refused, settings.accepted_at_most)
+    return Reader(speller, encoder, fitted, threshold), corpus
+
+
+def refit(settings: Any, reader: Reader, corpus: Corpus) -> Reader:
+    """The reader to keep: fitted once more on all of the corpus, with the calibration and threshold of ``reader``."""
     everything = [example for split in corpus.values() for example in split]
-    final, again = _fit(settings, speller, everything)
-    return (
-        Reader(speller, encoder, fitted, threshold),
-        Reader(speller, final, replace(again, knots=knots), threshold),
-        corpus,
-    )
+    encoder, fitted = _fit(settings, reader.speller, everything)
+    return Reader(reader.speller, encoder, replace(fitted, knots=reader.head.knots), reader.threshold)
 
 
 def _fit(settings: Any, speller: Speller, examples: Sequence[Example]) -> tuple[Encoder, Head]:

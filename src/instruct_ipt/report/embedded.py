@@ -45,6 +45,25 @@ def photograph(path: Path) -> Picture:
         return _jpeg(opened.convert("RGB"), _PHOTOGRAPH_SIDE, PHOTOGRAPH_BYTES)
 
 
+def exact(path: Path, table: str, stage: str) -> Picture:
+    """A small picture as PNG, every pixel as it is.
+
+    Args:
+        path: of its file.
+        table, stage: which result file names it and which stage makes both, for the message.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path.as_posix()} does not exist though {table} names it; run `dvc repro {stage}`")
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
+    return Picture(_address(stream.getvalue(), "png"), *picture.size)
+
+
 def figure(folder: Path, name: str) -> Picture:
     """The figure ``name`` in its smallest true form: the drawing, the bitmap, or, above ``FIGURE_BYTES``, a JPEG.
 

@@ -90,14 +90,18 @@ def shown_samples(samples: pd.DataFrame | Path) -> list[pd.DataFrame]:
     return found
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path, table: str = "samples.csv", stage: str = "evaluate") -> np.ndarray:
     """A picture as float32 (H, W, 3) in [0, 1].
+
+    Args:
+        path: of its file.
+        table, stage: which result file names it and which stage makes both, for the message.
 
     Raises:
         InputError: the file is missing.
     """
     if not path.is_file():
-        raise InputError(f"{path.as_posix()} does not exist though samples.csv names it; run `dvc repro evaluate`")
+        raise InputError(f"{path.as_posix()} does not exist though {table} names it; run `dvc repro {stage}`")
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
 

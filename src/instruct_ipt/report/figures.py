@@ -73,6 +73,17 @@ FIGURES: tuple[Figure, ...] = (
         "dvc repro evaluate figures",
     ),
     Figure(
+        "fig5_diffusion",
+        "Figure 5. One denoiser, several ways to fill in",
+        "Photographs of the test split with missing pixels (grey; for upscaling a picture of a quarter of the size), "
+        "and what each way of adapting one diffusion denoiser fills in, all at equal steps; FiLM and the biases are of "
+        "one size. Known pixels are those of the photograph, bit for bit. Photographs: PSNR nearest to the median.",
+        "Rows of small photographs: inpainting, outpainting and upscaling; columns: what was given, shared network, "
+        "FiLM, frozen network with biases, weight modulation, experts, photograph. The PSNR values are in "
+        "fig5_diffusion.csv.",
+        "dvc repro diffusion figures",
+    ),
+    Figure(
         "fig_sensitivity",
         "Task-sensitive weights",
         "Validation PSNR gained by fine-tuning one weight group of the shared network on one task alone, and the same "
@@ -143,6 +154,15 @@ FIGURES: tuple[Figure, ...] = (
         "Test photographs, clean and with each degradation as the networks see it.",
         "Rows of photographs; columns: clean, then one per task with its degradation. The PSNR values are in "
         "data_degradations.csv.",
+        "dvc repro prepare figures",
+    ),
+    Figure(
+        "data_masks",
+        "What is missing",
+        "Windows of test photographs with each kind of mask; below each the share of the area that is missing. A mask "
+        "is a distance to a random shape, cut where that share lies below it.",
+        "Rows of small photographs with grey parts: strokes, boxes, holes, one side, all sides. The shares are in "
+        "data_masks.csv.",
         "dvc repro prepare figures",
     ),
 )

@@ -1,4 +1,4 @@
-"""The report: claims, before/after sliders, figures, tables, parameters and data as one file that opens from disk."""
+"""The report: claims, sliders, figures, tables, parameters and data as one file that opens from disk."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.embedded import figure, photograph
 from instruct_ipt.report.figure4 import shown_samples
 from instruct_ipt.report.figures import FIGURES
+from instruct_ipt.report.fillings import fillings
 from instruct_ipt.report.html import write_html
 from instruct_ipt.report.shown_tables import shown_tables
 from instruct_ipt.report.style import METHOD_LABELS, METHODS
@@ -48,6 +49,7 @@ def write_page(root: Path, out: Path, params: Mapping[str, Any]) -> None:
         verdicts={verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS},
         labels=METHOD_LABELS,
         sliders=sliders(results),
+        fillings=fillings(results),
         figures=shown_figures(root / "figures"),
         tables=shown_tables(root / "tables"),
         params=params,

@@ -17,6 +17,8 @@ COMMANDS: dict[str, str] = {
     **{f"table{number:02d}": "dvc repro evaluate tables" for number in (4, 5, 6, 7, 8, 10)},
     "table09": "dvc repro ablations tables",
     "table10b": "dvc repro instruction tables",
+    "table10c": "dvc repro ablations tables",
+    "table11": "dvc repro diffusion tables",
 }
 """The command that makes a table again; of one that is not named here, `dvc repro tables`."""
 

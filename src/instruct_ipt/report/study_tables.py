@@ -283,6 +283,47 @@ def table10b(instruction: pd.DataFrame | Path, profile: str) -> Table:
     return Table("table10b", caption, columns, rows.drop(columns="value"))
 
 
+_COMPARED = ("right_task", "combination", "accepted", "refusal_recall")
+
+
+def table10c(readers: pd.DataFrame | Path, profile: str) -> Table:
+    """Readers of instructions that differ in one thing: shares of the held-out test phrasings, means over seeds.
+
+    Args:
+        readers: `ablations/instruction.csv`; it may be without rows.
+        profile: whose cells are shown.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    text = ("profile", "setting", "changes", "split", "metric", "of")
+    rows = read_result(readers, "ablations/instruction.csv", text, ("seed", "value", "n"), rows=False)
+    rows = rows[(rows.profile == profile) & (rows.split == "test") & (rows.of == "all")]
+    settings = rows.drop_duplicates("setting").set_index("setting").changes
+    shown = pd.DataFrame({"setting": settings.index, "_changes": settings.to_numpy()})
+    for metric in _COMPARED:
+        share = rows[rows.metric == metric].groupby("setting").value.mean()
+        shown[metric] = 100 * share.reindex(settings.index).to_numpy(dtype=float)
+    columns = (
+        Column("setting", "Setting"),
+        Column("_changes", "Changed"),
+        *(Column(m, f"{_READ[m]} (%)", 1, "lower" if m == "accepted" else "higher") for m in _COMPARED),
+    )
+    counts = {metric: int(rows[rows.metric == metric].n.max()) for metric in _COMPARED if (rows.metric == metric).any()}
+    texts = ", ".join(f"{n} ({_READ[metric].lower()})" for metric, n in counts.items())
+    caption = (
+        f"What the reader of instructions owes to its parts (table 10, third part, by an assumed mapping). Profile "
+        f"{profile}. Test phrasings whose templates never occur in training; texts per seed: {texts or 'none'}; "
+        f"{_seeds(rows)}. Bold: best, underlined: second best; table10b has the intervals of the usual reader."
+    )
+    return Table("table10c", caption, columns, shown)
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    count = rows.seed.nunique()
+    return f"mean over {count} seeds" if count > 1 else f"{count} seed{'s' * (count != 1)}"
+
+
 # ---- what the tables share ------------------------------------------------------------------------------------------
 
 

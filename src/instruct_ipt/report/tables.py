@@ -13,6 +13,7 @@ from instruct_ipt.report.benchmark_tables import (
     snow_note,
     table04,
 )
+from instruct_ipt.report.diffusion_tables import table11
 from instruct_ipt.report.figure2 import rank_budgets
 from instruct_ipt.report.heatmaps import selected_groups
 from instruct_ipt.report.study_tables import (
@@ -24,6 +25,7 @@ from instruct_ipt.report.study_tables import (
     table09,
     table10,
     table10b,
+    table10c,
 )
 from instruct_ipt.report.table import write_table
 
@@ -31,7 +33,7 @@ __all__ = ["images_per_set", "read_benchmark", "snow_note", "write_tables"]
 
 
 def write_tables(root: Path, out_dir: Path, validation_images: int | None = None) -> None:
-    """Write ``table01`` to ``table10`` and ``table10b`` as ``.csv``, ``.md`` and ``.tex`` into ``out_dir``.
+    """Write ``table01`` to ``table11``, ``table10b`` and ``table10c`` as ``.csv``, ``.md`` and ``.tex`` to ``out_dir``.
 
     Args:
         root: folder that holds `results/`, `ablations/` and `models/selection.json`. Of the ablation cells only those
@@ -59,6 +61,8 @@ def write_tables(root: Path, out_dir: Path, validation_images: int | None = None
         table09(cells, cell_images, seen),
         table10(results / "cost.csv", profile),
         table10b(results / "instruction.csv", profile),
+        table10c(ablations / "instruction.csv", profile),
+        table11(results / "diffusion.csv", results / "diffusion_per_image.csv"),
     )
     for table in tables:
         write_table(table, out_dir)

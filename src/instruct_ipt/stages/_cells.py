@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from instruct_ipt import provenance
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.errors import InputError
-from instruct_ipt.params import Params, View, restrict
+from instruct_ipt.params import InstructionParams, Params, View, restrict
 from instruct_ipt.paths import ABLATIONS
 from instruct_ipt.tasks import NOISE, TASKS
 
-MODULE = "instruct_ipt.stages.cell"
-SECTIONS = ("degradation", "backbone", "training")
+DIFFUSION, INSTRUCTION = "diffusion", "instruction"
 NOISE_SET = "noise"
 UNSIZED = ("shared", "experts")
 # Leaves of the workflow: files that the replication makes and the cells stand on.
@@ -24,11 +24,41 @@ LEAVES = (Path("data/prepared/manifest.json"), Path("models/selection.json"))
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What the cells of a study have in common.
+
+    Attributes:
+        module: trains and scores a cell.
+        sections: of the parameters that every cell reads.
+        leaves: files that a cell stands on.
+    """
+
+    module: str
+    sections: tuple[str, ...]
+    leaves: tuple[Path, ...]
+
+
+_RESTORING = Kind("instruct_ipt.stages.cell", ("degradation", "backbone", "training"), LEAVES)
+_KINDS = {
+    # A denoiser needs no selection of restoration weights,
+    DIFFUSION: Kind("instruct_ipt.stages.diffusion_cell", ("diffusion", "training"), LEAVES[:1]),
+    # and a reader of sentences no picture.
+    INSTRUCTION: Kind("instruct_ipt.stages.reader_cell", (), ()),
+}
+
+
+def kind_of(study: str) -> Kind:
+    """What the cells of a study have in common."""
+    return _KINDS.get(study, _RESTORING)
+
+
+@dataclass(frozen=True)
 class Cell:
     """One point of an ablation grid.
 
     Attributes:
-        study: ``rank``, ``strategy``, ``adaptation``, ``sensitivity`` or ``task_gap``.
+        study: ``rank``, ``strategy``, ``adaptation``, ``sensitivity``, ``task_gap``, ``diffusion`` or
+            ``instruction``.
         setting: name of the setting, for example ``constant-4`` or ``two_stage``.
         seed: seed of weights and data stream.
     """
@@ -79,6 +109,8 @@ def settings_of(params: Params | View) -> dict[str, list[str]]:
         "adaptation": adaptation,
         "sensitivity": [*grid.sensitivity.settings, *randoms],
         "task_gap": gaps,
+        DIFFUSION: list(grid.diffusion.settings),
+        INSTRUCTION: list(grid.instruction),
     }
 
 
@@ -115,8 +147,10 @@ def find_cell(params: Params, study: str, setting: str, seed: int) -> Cell:
 
 
 def recipe_of(params: Params, cell: Cell) -> Recipe:
-    """What the setting of a cell of the grid means."""
+    """What the setting of a cell means; not for readers of instructions, see `reader_of`."""
     usual = (params.modulation.rule, float(params.modulation.value))
+    if cell.study == DIFFUSION:
+        return Recipe(cell.setting, METHODS[cell.setting], FILL_TASKS, ("constant", float(params.diffusion.rank)))
     if cell.setting in UNSIZED:
         return Recipe(cell.setting, cell.setting, TASKS)
     if cell.study == "strategy":
@@ -128,6 +162,12 @@ def recipe_of(params: Params, cell: Cell) -> Recipe:
         return Recipe("modulation", "synchronous", TASKS, usual, cell.setting)
     tasks, _, method = cell.setting.rpartition("-")
     return _compared(params, method, task_set(params, tasks))
+
+
+def reader_of(params: Params, cell: Cell) -> InstructionParams:
+    """The section `instruction` with what the setting of a cell changes in it."""
+    changed = params.instruction.model_dump() | params.ablations.instruction[cell.setting]
+    return InstructionParams.model_validate(changed)
 
 
 def _compared(params: Params, method: str, tasks: tuple[str, ...]) -> Recipe:
@@ -152,25 +192,36 @@ def task_set(params: Params, name: str) -> tuple[str, ...]:
 
 def cell_record(params: Params, cell: Cell) -> dict[str, Any]:
     """Provenance of a cell: only what this cell reads, so that another cell's setting does not make it stale."""
+    kind = kind_of(cell.study)
+    named = {"cell": {"study": cell.study, "setting": cell.setting, "seed": cell.seed}}
+    sections = restrict(params, kind.sections) | named | meaning_of(params, cell)
+    return provenance.record(sections, [kind.module], [path for path in kind.leaves if path.exists()])
+
+
+def meaning_of(params: Params, cell: Cell) -> dict[str, Any]:
+    """What sets a cell apart from others of its kind, by its setting and the grid's scale; without names and seed."""
     grid = params.ablations
-    sections = restrict(params, SECTIONS) | {
-        "cell": {"study": cell.study, "setting": cell.setting, "seed": cell.seed},
-        "recipe": asdict(recipe_of(params, cell)),
+    if cell.study == INSTRUCTION:
+        return {"instruction": reader_of(params, cell).model_dump(mode="json")}
+    trained = {"recipe": asdict(recipe_of(params, cell)), "threads": grid.threads}
+    if cell.study == DIFFUSION:
+        return trained | {"steps": grid.diffusion.steps}
+    return trained | {
         "steps": grid.steps,
         "batch_per_task": grid.batch_per_task,
         "patch": grid.patch,
-        "threads": grid.threads,
         # Four points of a training curve, at little cost.
         "validate_every": max(1, grid.steps // 4),
     }
-    return provenance.record(sections, [MODULE], [path for path in LEAVES if path.exists()])
 
 
 def finished_equal(params: Params, cell: Cell) -> Cell | None:
-    """Another cell of the grid that is finished, up to date, and of the same recipe and seed; None: there is none."""
-    recipe = recipe_of(params, cell)
+    """Another cell of the grid that is finished, up to date, and of the same meaning and seed; None: there is none."""
+    kind, meaning = kind_of(cell.study), meaning_of(params, cell)
     for other in cells_of(params):
-        if other == cell or other.seed != cell.seed or recipe_of(params, other) != recipe:
+        if other == cell or other.seed != cell.seed or kind_of(other.study) != kind:
+            continue
+        if meaning_of(params, other) != meaning:
             continue
         folder = other.folder(params.profile)
         recorded = provenance.read_record(folder / "provenance.json")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from instruct_ipt import tracking
+from instruct_ipt.instruction.scoring import COLUMNS as FIGURES
 from instruct_ipt.paths import ABLATIONS
-from instruct_ipt.stages._cells import Cell, cells_of
+from instruct_ipt.stages._cells import INSTRUCTION, Cell, cells_of
 
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
@@ -27,7 +28,8 @@ def run(context: Context) -> None:
     tracking.ensure_store()
     _snakemake("--unlock")
     _snakemake("--rerun-incomplete", "all")
-    profile, cells = context.params.profile, cells_of(context.params)
+    profile, grid = context.params.profile, cells_of(context.params)
+    cells = [cell for cell in grid if cell.study != INSTRUCTION]
     out = context.out / ABLATIONS
     out.mkdir(parents=True, exist_ok=True)
     summary = pd.DataFrame([row for cell in cells for row in _summary(profile, cell)], columns=COLUMNS)
@@ -36,6 +38,21 @@ def run(context: Context) -> None:
     images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
     history = pd.concat([_read(profile, cell, "history.csv") for cell in cells])
     history.to_csv(out / "history.csv", index=False, lineterminator="\n")
+    _readers(context.params, [cell for cell in grid if cell.study == INSTRUCTION]).to_csv(
+        out / "instruction.csv", index=False, lineterminator="\n"
+    )
+
+
+def _readers(params: Any, cells: list[Cell]) -> pd.DataFrame:
+    """What the readers of instructions were measured to do, and in what they differ from the section `instruction`."""
+    changes = params.ablations.instruction
+    tables = [
+        _read(params.profile, cell, "figures.csv").assign(
+            changes=", ".join(f"{key}: {value}" for key, value in changes[cell.setting].items()) or "nothing"
+        )
+        for cell in cells
+    ]
+    return pd.concat([pd.DataFrame(columns=[*KEYS, "split", *FIGURES, "changes"]), *tables])
 
 
 def _summary(profile: str, cell: Cell) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from instruct_ipt.instruction.fitting import measured_and_final
+from instruct_ipt.instruction.fitting import Corpus, fit, refit
 from instruct_ipt.instruction.scoring import COLUMNS, Case, answer, figures, write
 from instruct_ipt.paths import INSTRUCTION, RESULTS
 
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> None:
     """Write `models/instruction` and `results/instruction.csv`."""
-    measured, final, corpus = measured_and_final(context.params.instruction, context.params.seed)
-    final.save(context.out / INSTRUCTION)
-    rows = [
-        {"split": split} | row for split in ("validation", "test") for row in figures(_answers(measured, corpus[split]))
+    settings = context.params.instruction
+    measured, corpus = fit(settings, context.params.seed)
+    refit(settings, measured, corpus).save(context.out / INSTRUCTION)
+    write(held_out_figures(measured, corpus), context.out / RESULTS / "instruction.csv", ("split", *COLUMNS))
+
+
+def held_out_figures(reader: Reader, corpus: Corpus) -> list[dict[str, Any]]:
+    """Rows of `scoring.figures` with their ``split``: of the phrasings for validation, and of those for the test."""
+    return [
+        {"split": split} | row
+        for split in ("validation", "test")
+        for row in figures([answer(reader, _case(example)) for example in corpus[split]])
     ]
-    write(rows, context.out / RESULTS / "instruction.csv", ("split", *COLUMNS))
-
-
-def _answers(reader: Reader, examples: Any) -> list[Any]:
-    return [answer(reader, _case(example)) for example in examples]
 
 
 def _case(example: Example) -> Case:

@@ -16,7 +16,7 @@ from instruct_ipt.errors import InputError
 
 from .limits import Gone, Refused
 from .line import Place
-from .work import Restored
+from .work import Finished
 
 _log = logging.getLogger(__name__)
 LIVE = "application/x-ndjson"
@@ -82,9 +82,9 @@ async def finished(place: Place, request: Request) -> Any:
 
 
 async def live(place: Place, request: Request) -> AsyncIterator[bytes]:
-    """Lines of JSON, four a second while something changes: how far it is, at the end `restored` or `error`.
+    """Lines of JSON, four a second while something changes: how far it is, at the end `restored`, `painted` or `error`.
 
-    The bytes of the parts follow the line `restored`, which says how many each has.
+    The bytes of the parts follow the line `restored` or `painted`, which says how many each has.
     """
     told = None
     while not await place.wait(_TICK):
@@ -94,17 +94,17 @@ async def live(place: Place, request: Request) -> AsyncIterator[bytes]:
             told = state
             yield _line(state)
     try:
-        restored = place.result()
+        result: Finished = place.result()
     except Gone:
         raise
     except Exception as error:
         status, message = error_of(error)
         if status == 500:
-            _log.error("a restoration failed", exc_info=error)
+            _log.error("the work on a photo failed", exc_info=error)
         yield _line({"state": "error", "status": status, "error": message})
         return
-    yield _line({"state": "restored", **_facts(restored)})
-    for part in restored.parts.values():
+    yield _line({"state": result.state, **_facts(result)})
+    for part in result.parts.values():
         for piece in cut(part):
             yield piece
 
@@ -132,14 +132,12 @@ def _state(place: Place) -> dict[str, Any]:
     return {"state": "working", "done": place.done, "total": place.total, "seconds_left": left and round(left)}
 
 
-def _facts(restored: Restored) -> dict[str, Any]:
+def _facts(finished: Finished) -> dict[str, Any]:
     return {
-        "name": restored.name,
-        "type": restored.type,
-        "width": restored.width,
-        "height": restored.height,
-        "weights": dict(restored.choice.weights),
-        "strength": restored.choice.strength,
-        "source": restored.choice.source,
-        "parts": {name: len(part) for name, part in restored.parts.items()},
+        "name": finished.name,
+        "type": finished.type,
+        "width": finished.width,
+        "height": finished.height,
+        **finished.told,
+        "parts": {name: len(part) for name, part in finished.parts.items()},
     }

@@ -20,6 +20,10 @@ class Limits:
         waiting: photos that may wait, or be on their way in or out, while one is worked on.
         pause: seconds within which the next bytes of an upload have to come, or those of an answer to be taken.
         upload: seconds within which a whole upload has to be there.
+        mask_bytes: largest mask, as a file.
+        painted: most pixels of a photo that is filled in or extended, with what is added; never more than `pixels`.
+            How long the last step of a pass over all of it takes is looked at by nobody.
+        areas: most separate areas of a mask; each may need a window of its own.
     """
 
     bytes: int = 50 * MB
@@ -28,6 +32,14 @@ class Limits:
     waiting: int = 8
     pause: float = 15.0
     upload: float = 120.0
+    mask_bytes: int = 8 * MB
+    painted: int = 16 * MB
+    areas: int = 500
+
+    @property
+    def paintable(self) -> int:
+        """Most pixels of a photo that is filled in or extended."""
+        return min(self.pixels, self.painted)
 
 
 class Refused(Exception):

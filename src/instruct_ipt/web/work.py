@@ -18,8 +18,25 @@ from .limits import Limits, Refused, in_megapixels
 from .line import Place
 
 _LONGEST_NAME = 80
-Job = Callable[[bytes, Header, Place], Any]
-"""What the worker does with an upload, of which the header is known."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came up.
+
+    Attributes:
+        photo: the file.
+        header: what it says about itself.
+        mask: the file of a mask; empty where none belongs to the request.
+    """
+
+    photo: bytes
+    header: Header
+    mask: bytes = b""
+
+
+Job = Callable[[Sent, Place], Any]
+"""What the worker does with an upload."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +57,22 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Restored:
+class Finished:
     """A finished photo.
 
     Attributes:
-        choice: what was done.
+        state: what the last line of a live answer calls it: `restored` or `painted`.
+        told: what was done, as that line says it.
+        headers: the same, as an answer says it that is the photo alone.
         name: for the file.
         type: media type of `parts["photo"]`; the others are PNG.
         width, height: in pixels, as stored.
         parts: `photo`, and with previews `before` and `after`.
     """
 
-    choice: Choice
+    state: str
+    told: dict[str, Any]
+    headers: dict[str, str]
     name: str
     type: str
     width: int
@@ -66,39 +87,35 @@ def look(content: bytes, limits: Limits) -> Header:
         InputError: no photo.
         Refused: too large a one.
     """
-    with _of_photo():
+    with about("photo"):
         header = read_header(content)
-    if header.width * header.height > limits.pixels:
-        raise Refused(
-            413,
-            f"the photo has {header.width} x {header.height} pixels, "
-            f"more than the {in_megapixels(limits.pixels)} that are allowed; scale it down",
-        )
+    check_size("photo has", header.width, header.height, limits.pixels)
     return header
 
 
 def restoring(restorer: Restorer, order: Order) -> Job:
-    """A job that decodes, restores and encodes; gives a `Restored`.
+    """A job that decodes, restores and encodes; gives a `Finished`.
 
     The job raises:
         InputError: the photo cannot be decoded, or seems undamaged where it should be guessed.
         Gone, Refused: see `Place.check`.
     """
 
-    def job(content: bytes, header: Header, place: Place) -> Restored:
-        with _of_photo():
-            picture = read(content)
+    def job(sent: Sent, place: Place) -> Finished:
+        with about("photo"):
+            picture = read(sent.photo)
         before = picture.upright()
         choice = order.choice or restorer.guess(before, order.strength)
         place.check()
         place.tiles(restorer.tiles(*before.shape[:2]))
         after = restorer.restore(before, choice.weights, choice.strength, progress=place.advance)
-        result = picture.with_upright(after)
-        parts = {"photo": encode(result, header.format)}
+        result, format = picture.with_upright(after), sent.header.format
+        parts = {"photo": encode(result, format)}
         if order.previews:
             parts |= {"before": preview(picture), "after": preview(result)}
-        name = restored_name(order.name, header.format)
-        return Restored(choice, name, Image.MIME[header.format], header.width, header.height, parts)
+        told, headers = _said(choice)
+        name, size = result_name(order.name, format, "restored"), (sent.header.width, sent.header.height)
+        return Finished("restored", told, headers, name, Image.MIME[format], *size, parts)
 
     return job
 
@@ -112,26 +129,48 @@ def guessing(restorer: Restorer) -> Job:
     """
     restorer.check(None)
 
-    def job(content: bytes, _: Header, __: Place) -> Choice:
-        with _of_photo():
-            picture = read(content)
+    def job(sent: Sent, _: Place) -> Choice:
+        with about("photo"):
+            picture = read(sent.photo)
         return restorer.guess(picture.upright())
 
     return job
 
 
+def check_size(what: str, width: int, height: int, pixels: int) -> None:
+    """Nothing, if a picture of this size is allowed.
+
+    Raises:
+        Refused: it has more pixels; the line begins with `what`.
+    """
+    if width * height > pixels:
+        raise Refused(
+            413,
+            f"the {what} {width} x {height} pixels, more than the {in_megapixels(pixels)} that are allowed; "
+            "scale it down",
+        )
+
+
 @contextlib.contextmanager
-def _of_photo() -> Iterator[None]:
-    """Says of what an error in the block speaks."""
+def about(what: str) -> Iterator[None]:
+    """Says of what an error in the block speaks: the `photo`, or the `mask`."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"the photo cannot be used: {error}") from error
+        raise InputError(f"the {what} cannot be used: {error}") from error
 
 
-def restored_name(name: str, format: str) -> str:
+def result_name(name: str, format: str, word: str) -> str:
     """A file name for the result: the client's own, without folders or anything that could steer a file system."""
     last = name.replace("\\", "/").rpartition("/")[2]
     stem = last.rpartition(".")[0] or last
     kept = "".join(c for c in stem if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*')
-    return f"{kept.strip(' .')[:_LONGEST_NAME].rstrip(' .') or 'photo'}-restored{SUFFIXES[format][0]}"
+    return f"{kept.strip(' .')[:_LONGEST_NAME].rstrip(' .') or 'photo'}-{word}{SUFFIXES[format][0]}"
+
+
+def _said(choice: Choice) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was done, for the line and for the headers."""
+    told = {"weights": dict(choice.weights), "strength": choice.strength, "source": choice.source}
+    weights = ",".join(f"{task}={weight:g}" for task, weight in choice.weights.items() if weight > 0)
+    headers = {"X-Ipt-Weights": weights, "X-Ipt-Strength": f"{choice.strength:g}", "X-Ipt-Source": choice.source}
+    return told, headers

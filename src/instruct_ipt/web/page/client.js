@@ -32,15 +32,26 @@ export const guess = async (photo, signal) => (await ask("api/guess", sending(ph
  * Restore a photo; `told` gets every line of progress. Resolves to { name, parts } with the parts as Blobs.
  * Aborting closes the connection, from which the server sees that nobody waits any more.
  */
-export async function restore(photo, { weights, strength, previews }, signal, told) {
+export function restore(photo, { weights, strength, previews }, signal, told) {
   const task = Object.entries(weights).filter(([, w]) => w > 0).map(([name, w]) => `${name}=${w}`).join();
-  const query = new URLSearchParams({ task, strength, name: photo.name ?? "", previews });
-  const response = await ask(`api/restore/live?${query}`, sending(photo, signal));
+  return live("restore", { task, strength, name: photo.name ?? "", previews }, photo, signal, told);
+}
+
+/** Fill in what a mask (a PNG) marks in a photo; the rest as for `restore`. */
+export const fill = (photo, mask, { seed }, signal, told) =>
+  live("inpaint", { photo_bytes: photo.size, seed, name: photo.name ?? "" }, new Blob([photo, mask]), signal, told);
+
+/** Add { top, right, bottom, left } px to a photo; the rest as for `restore`. */
+export const extend = (photo, sides, { seed }, signal, told) =>
+  live("outpaint", { ...sides, seed, name: photo.name ?? "" }, photo, signal, told);
+
+async function live(address, query, body, signal, told) {
+  const response = await ask(`api/${address}/live?${new URLSearchParams(query)}`, sending(body, signal));
   const source = new Source(response.body.getReader());
   for (;;) {
     const line = JSON.parse(await source.line());
     if (line.state === "error") throw new Error(line.error);
-    if (line.state !== "restored") {
+    if (!line.parts) {
       told(line);
       continue;
     }
