@@ -131,7 +131,7 @@ def test_caption_and_the_paper_column(folder: Path, name: str) -> None:
     split = "test split, n = 3 images" if name in TEST_SPLIT else "validation split, n = 4 images"
     counts = ("rotocol rgb", split, "1 seed" if name in TEST_SPLIT else "2 seeds", "95 % interval")
     own = {"table10": ("128 x 128", "Exact counts"), "table10b": ("test split", "1 seed", "95 % interval")}
-    own |= {"table10c": ("est phrasings", "2 seeds", "texts per seed: 200 (right task), 200 (accepted")}
+    own |= {"table10c": ("est phrasings", "; mean over 2 seeds.", "texts per seed: 200 (right task), 200 (accepted")}
     own |= {"table11": ("test photographs", "n = 3 windows per task", "1 seed", "95 % interval")}
     for words in ("assumed", "rofile quick", *own.get(name, counts)):
         assert words in caption

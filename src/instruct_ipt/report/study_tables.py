@@ -310,18 +310,15 @@ def table10c(readers: pd.DataFrame | Path, profile: str) -> Table:
         *(Column(m, f"{_READ[m]} (%)", 1, "lower" if m == "accepted" else "higher") for m in _COMPARED),
     )
     counts = {metric: int(rows[rows.metric == metric].n.max()) for metric in _COMPARED if (rows.metric == metric).any()}
+    seeds = rows.seed.nunique()
+    over = f"mean over {seeds} seeds" if seeds > 1 else f"{seeds} seed{'s' * (seeds != 1)}"
     texts = ", ".join(f"{n} ({_READ[metric].lower()})" for metric, n in counts.items())
     caption = (
         f"What the reader of instructions owes to its parts (table 10, third part, by an assumed mapping). Profile "
         f"{profile}. Test phrasings whose templates never occur in training; texts per seed: {texts or 'none'}; "
-        f"{_seeds(rows)}. Bold: best, underlined: second best; table10b has the intervals of the usual reader."
+        f"{over}. Bold: best, underlined: second best; table10b has the intervals of the usual reader."
     )
     return Table("table10c", caption, columns, shown)
-
-
-def _seeds(rows: pd.DataFrame) -> str:
-    count = rows.seed.nunique()
-    return f"mean over {count} seeds" if count > 1 else f"{count} seed{'s' * (count != 1)}"
 
 
 # ---- what the tables share ------------------------------------------------------------------------------------------
