@@ -16,7 +16,7 @@ from instruct_ipt import provenance
 from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.provenance import write_json
 from instruct_ipt.stage_table import STAGES
-from instruct_ipt.stages._cells import Cell, leaves_of, recipe_of
+from instruct_ipt.stages._cells import Cell, kind_of, recipe_of
 from instruct_ipt.tasks import TASKS
 
 ARMS = {
@@ -81,7 +81,7 @@ def plant_cell(configuration: params_module.Params, cell: Cell, shift: float = 0
     folder, recipe = cell.folder(configuration.profile), asdict(recipe_of(configuration, cell))
     folder.mkdir(parents=True, exist_ok=True)
     values = {"cell": asdict(cell), "recipe": recipe, "steps": 10, "shift": shift}
-    record = _record({"profile": configuration.profile} | values, list(leaves_of(cell.study)))
+    record = _record({"profile": configuration.profile} | values, list(kind_of(cell.study).leaves))
     write_json(folder / "provenance.json", record)
     names = (cell.study, cell.setting, cell.seed)
     tasks = {
