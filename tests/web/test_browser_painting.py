@@ -88,6 +88,21 @@ def inside(left: int, top: int, width: int, height: int, of: tuple[int, int] = (
     return found
 
 
+def test_a_photo_chosen_before_the_server_has_answered_can_be_painted_on(visit: Visit, url: str) -> None:
+    page, held = visit.page, []
+    page.route("**/api/about", lambda route: held.append(route))
+    with page.expect_request("**/api/about"):
+        page.goto(url, wait_until="commit")
+    give(page, grey())
+    page.locator("#caption").filter(has_text=f"{WIDTH} x {HEIGHT}").wait_for()
+    held[-1].continue_()
+    go(page, "Fill in")
+    page.locator("#diameter").filter(has_text="9 px").wait_for()
+    box(page, 20, 20, 60, 40)
+    page.locator("#marked").filter(has_text="22 % of the photograph is marked.").wait_for()
+    fill(page)
+
+
 def test_a_stroke_is_filled_in_compared_and_downloaded(visit: Visit, url: str) -> None:
     page = opened(visit, url)
     go(page, "Fill in")

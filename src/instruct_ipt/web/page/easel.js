@@ -28,6 +28,7 @@ let timer = 0; // until something is done
  */
 export function view(name, { taken = () => {}, sized = () => {}, shown = () => {}, sides = () => NONE }) {
   views[name] = { taken, sized, shown, sides };
+  if (held.width) sized(); // the photo was chosen before the server had said what it can do
 }
 
 view("restore", {});
