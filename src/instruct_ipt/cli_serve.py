@@ -33,9 +33,9 @@ def serve(
         list[str] | None, typer.Option(help="A name by which the server may be called; repeat for several.")
     ] = None,
 ) -> None:
-    """Serve the web page that restores photographs, and with a denoiser fills in and extends them.
+    """Serve the web page that restores photographs.
 
-    Nothing is kept on disk. By default only this computer can open the page.
+    With a denoiser it fills in and extends them too. Nothing is kept on disk. By default only this computer can open the page.
     """
     # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -278,7 +278,7 @@ def test_without_a_script_all_content_is_there(browser: Browser, root: Path) -> 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((root / "report/index.html").as_uri())
-    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 14
+    assert page.locator(".toc a").first.is_visible() and page.locator("table").count() == 15
     assert not page.locator("#theme").is_visible() and not page.locator(".copy").first.is_visible()
     fill = page.locator(".fill").first
     assert fill.locator(".guess img:visible").get_attribute("data-pass") == "pass 4 of 4"
