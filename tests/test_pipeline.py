@@ -140,7 +140,7 @@ def test_result_files_have_their_columns_and_rows(study):
         ("usual", "nothing"),
         ("few_texts", "fills: 1, variants: 1"),
     }
-    # Seed and section are those of the stage, so it is the stage's reader, but for the last bits: a cell has fewer threads.
+    # Seed and section are the stage's, so it is the stage's reader, but for the last bits: a cell has fewer threads.
     usual = {(r["split"], r["metric"], r["of"]): float(r["value"]) for r in readers if r["setting"] == "usual"}
     stage = {(r["split"], r["metric"], r["of"]): float(r["value"]) for r in study.rows("results/instruction.csv")}
     assert usual == pytest.approx(stage, abs=1e-4)
