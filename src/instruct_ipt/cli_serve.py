@@ -35,7 +35,8 @@ def serve(
 ) -> None:
     """Serve the web page that restores photographs.
 
-    With a denoiser it fills in and extends them too. Nothing is kept on disk. By default only this computer can open the page.
+    With a denoiser it fills in and extends them too. Nothing is kept on disk. By default only this computer can open
+    the page.
     """
     # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -107,13 +107,14 @@ def stage_results(stage: Stage) -> Results:
     shown = [file for file in files if _is_shown(file)]
     weights = [file for file in files if file.suffix == ".safetensors"]
     facts = _json(Path(stage.outputs[0]) / "metrics.json") if Path(stage.outputs[0]).parent == MODELS else {}
+    histories = [file for file in files if file.name == "history.csv" and MODELS in file.parents]
     if not facts:
-        return Results(files=shown, weights=weights)
+        return Results(histories=histories, weights=weights, files=shown)
     counts = {key: float(facts[key]) for key in ("params_total", "params_added", "params_per_task", "steps")}
     # The scores of the tasks are the ends of their curves.
     metrics = {"validation/psnr/mean": statistics.fmean(facts["validation_psnr"].values())} | counts
     tags = {"method": facts["method"], "strategy": facts["strategy"], "tasks": _task_set(facts["validation_psnr"])}
-    return Results(metrics, tags, [f for f in files if f.name == "history.csv"], weights, shown)
+    return Results(metrics, tags, histories, weights, shown)
 
 
 # ---- methods on the test images -------------------------------------------------------------------------------------
