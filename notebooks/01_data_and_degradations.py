@@ -26,7 +26,7 @@ from instruct_ipt.notebooks import enter, new_figure, shown
 from instruct_ipt.paths import PREPARED, RESULTS
 from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.contact_sheet import contact_sheet
-from instruct_ipt.report.style import TASK_COLOURS, styled
+from instruct_ipt.report.style import TASK_COLOURS, bare, styled
 from instruct_ipt.tasks import TASKS
 
 enter()
@@ -95,9 +95,8 @@ with styled():
         cells |= {f"{KEYS[task]} = {end:g}": held(task, KEYS[task], end) for end in (min(values), max(values))}
         for axes, (title, image) in zip(line, cells.items(), strict=True):
             axes.imshow(image.clip(0, 1))
-            axes.set(title=title, xticks=[], yticks=[])
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(False)
+            axes.set(title=title)
+            bare(axes)
         line[0].set_ylabel(task)
 
 shown(

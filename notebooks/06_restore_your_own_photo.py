@@ -26,7 +26,7 @@ from instruct_ipt.data.prepared import photographs
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.notebooks import EXECUTED, enter, new_figure, shown
 from instruct_ipt.paths import MODELS, PREPARED, SELECTION
-from instruct_ipt.report.style import PAGE_IN, styled
+from instruct_ipt.report.style import PAGE_IN, bare, styled
 from instruct_ipt.training.build import build_modulation, rank_rule, read_selection
 from instruct_ipt.training.checkpoint import load_weights
 
@@ -98,9 +98,8 @@ with styled():
     figure = new_figure(PAGE_IN / len(pictures) * height / width + 0.25)
     for axes, (title, image) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
         axes.imshow(image.clip(0, 1))
-        axes.set(title=title, xticks=[], yticks=[])
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
+        axes.set(title=title)
+        bare(axes)
 
 display(shown(figure, alt=f"The photograph before and after restoration ({TASK})."))
 if truth is not None:

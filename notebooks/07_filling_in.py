@@ -24,7 +24,7 @@ from instruct_ipt.notebooks import enter, new_figure, shown, table, verdicts
 from instruct_ipt.paths import MODELS, PREPARED, RESULTS
 from instruct_ipt.report import in_order, read_result
 from instruct_ipt.report.figure5 import LABELS, ROW_TASKS, figure5, filled_picture, mask_sheet
-from instruct_ipt.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, styled
+from instruct_ipt.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, bare, styled
 from instruct_ipt.stages._masks import shown_masks
 
 enter()
@@ -74,9 +74,8 @@ with styled():
         part = steps[(steps.task == task) & (steps.image == first[task])].set_index("number")
         for axes, number in zip(line, picked, strict=True):
             axes.imshow(filled_picture(RESULTS / part.file[number]), interpolation="nearest")
-            axes.set(title=f"pass {number} of {last}" if task == tasks[0] else "", xticks=[], yticks=[])
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(False)
+            axes.set(title=f"pass {number} of {last}" if task == tasks[0] else "")
+            bare(axes)
         line[0].set_ylabel(task)
 
 shown(figure, alt="Rows of guesses, one per filling task: what the network answers after more and more passes.")

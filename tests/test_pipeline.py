@@ -432,6 +432,9 @@ def test_a_snapshot_keeps_tables_parameters_and_durations(study):
     assert (kept / "params.yaml").read_bytes() == (study.folder / "params.yaml").read_bytes()
     assert (kept / "summary.csv").read_bytes() == (study.folder / "ablations/summary.csv").read_bytes()
     assert [row["stage"] for row in study.rows("docs/smoke/runtime.csv")][:-1] == list(STAGES)
+    calls = [float(row["seconds"]) for row in study.rows("logs/runtime.csv") if row["stage"] == "ablations"]
+    row = next(row for row in study.rows("docs/smoke/runtime.csv") if row["stage"] == "ablations")
+    assert float(row["seconds"]) == pytest.approx(sum(calls), abs=0.1), "each call finds the cells of earlier ones done"
     cells = study.rows("docs/smoke/runtime.csv")[-1]
     assert cells["stage"].endswith(" cells") and float(cells["seconds"]) > 0
     for name in ("claims.csv", "benchmark.csv", "table09.md", "table11.md", "fig_pareto.jpg", "fig5_diffusion.jpg"):

@@ -147,12 +147,11 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     with tracking.start(card, configuration.mlflow) as tracker:
         if equal is not None:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
-        elif study == INSTRUCTION:
-            _make_reader(configuration, cell, work)
         else:
             checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
-            train = _train_denoiser if study == DIFFUSION else _train_cell
-            train(configuration, started["params"], checkpoints, tracker, work)
+            make = {DIFFUSION: _train_denoiser, INSTRUCTION: _make_reader}.get(study, _train_cell)
+            make(configuration, started["params"], checkpoints, tracker, work)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
@@ -169,11 +168,10 @@ def _take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
     cell.take_over(source, facts, out)
 
 
-def _make_reader(configuration: params_module.Params, cell: Cell, out: Path) -> None:
+def _make_reader(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
     from instruct_ipt.stages import reader_cell
 
-    facts = {"study": cell.study, "setting": cell.setting, "seed": cell.seed}
-    reader_cell.run(reader_of(configuration, cell), facts, out)
+    reader_cell.run(reader_of(configuration, Cell(**spec["cell"])), spec["cell"], out)
 
 
 def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
@@ -185,7 +183,6 @@ def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Pat
     settings = configuration.training.model_copy(update=scale | {"validate_every": spec["validate_every"]})
     degradation, backbone = configuration.degradation, configuration.backbone
     cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _train_denoiser(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
@@ -198,7 +195,6 @@ def _train_denoiser(configuration: params_module.Params, spec: Any, checkpoints:
         configuration.diffusion, training, facts["seed"], checkpoints, tracker, "denoiser cell", spec["steps"]
     )
     diffusion_cell.run(how, facts["setting"], facts, threads, out)
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def check_inputs(inputs: Sequence[str], configuration: params_module.Params) -> None:

@@ -120,20 +120,26 @@ def _cells_together(params: Params) -> dict[str, str]:
     rows = [found[name] for name in names if name in found]
     if not rows:
         raise InputError(f"{RUNTIME} has no row for a cell of the ablation grid; run `dvc repro --force ablations`")
-    seconds = sum(float(row["seconds"]) for row in rows)
-    peak = max(int(row["peak_mib"]) for row in rows)
-    return rows[-1] | {"stage": f"{len(rows)} cells", "seconds": f"{seconds:.1f}", "peak_mib": str(peak)}
+    return _together(rows) | {"stage": f"{len(rows)} cells"}
 
 
 def _last_rows() -> dict[str, dict[str, str]]:
-    """Stage or cell -> its last row of `logs/runtime.csv`; of the grid the longest, for later ones find cells done."""
+    """Stage or cell -> its last row of `logs/runtime.csv`; of the grid the sum, for each call finds earlier cells done.
+
+    So a cell that was trained again counts twice: the sum is what the grid takes from nothing, or more.
+    """
     if not RUNTIME.is_file():
         raise InputError(f"{RUNTIME} does not exist; `make repro` writes it")
     with RUNTIME.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     grids = [row for row in rows if row["stage"] == "ablations"]
-    longest = {"ablations": max(grids, key=lambda row: float(row["seconds"]))} if grids else {}
-    return {row["stage"]: row for row in rows} | longest
+    return {row["stage"]: row for row in rows} | ({"ablations": _together(grids)} if grids else {})
+
+
+def _together(rows: list[dict[str, str]]) -> dict[str, str]:
+    """The last of some rows with the sum of their times and their largest memory."""
+    seconds, peak = sum(float(row["seconds"]) for row in rows), max(int(row["peak_mib"]) for row in rows)
+    return rows[-1] | {"seconds": f"{seconds:.1f}", "peak_mib": str(peak)}
 
 
 def _replace_block(readme: Path, block: str) -> None:

@@ -144,14 +144,8 @@ def test_one_image_is_learned_by_heart():
     """At convergence on a data set of one picture, what is missing of it comes back."""
     truth = picture(5)
 
-    class One(FillStream):
-        def _sample(self, task, rng, size):
-            rng.random()
-            self._images = [(truth * 255).astype(np.uint8)]
-            return super()._sample(task, rng, size)
-
     model = card("shared").build(0)
-    stream = One([(truth * 255).astype(np.uint8)], SHARE, 0, tasks=("inpaint",))
+    stream = FillStream([(truth * 255).astype(np.uint8)], SHARE, 0, tasks=("inpaint",))
     trainer = DenoiserTrainer(
         model, stream, settings(260, batch_per_task=8, learning_rate=SimpleNamespace(backbone=0.006, biases=0.006))
     )

@@ -58,6 +58,23 @@ def downloaded(page: Page) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
+def tabbed(page: Page) -> set[str]:
+    """Go by Tab through what can be reached, each with a name and a visible focus; their ids."""
+    page.locator(".skip").focus()
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        found = page.evaluate("""() => {
+          const e = document.activeElement, name = e.labels?.[0]?.textContent || e.ariaLabel || e.textContent;
+          return [e.tagName, e.id, getComputedStyle(e).outlineWidth, name.trim()];
+        }""")
+        if found[0] == "BODY":
+            break
+        seen.add(found[1])
+        assert found[2] == "3px" and found[3], found
+    return seen
+
+
 def problem(page: Page, words: str) -> None:
     """Wait until something is refused in these words, and nothing goes on."""
     alert = page.get_by_role("alert")

@@ -14,7 +14,7 @@ from instruct_ipt.web import Limits
 from ..browsers import CONTRAST, PHONE, Visit, size
 from ..restoration import hostile
 from . import servers
-from .pages import HEIGHT, WIDTH, done, downloaded, give, opened, pixels, problem, shown
+from .pages import HEIGHT, WIDTH, done, downloaded, give, opened, pixels, problem, shown, tabbed
 from .test_api import taken
 
 if TYPE_CHECKING:
@@ -69,6 +69,16 @@ def box(page: Page, left: int, top: int, width: int, height: int) -> None:
     ):
         field(page, name).fill(str(value))
     page.locator("#mark").click()
+
+
+def marked(visit: Visit, url: str) -> Page:
+    """A grey photo with a rectangle marked in it."""
+    page = opened(visit, url)
+    go(page, "Fill in")
+    give(page, grey())
+    page.locator("#paint").wait_for()
+    box(page, 10, 10, 20, 20)
+    return page
 
 
 def fill(page: Page) -> None:
@@ -265,11 +275,7 @@ def test_a_photo_is_extended_by_what_the_frame_shows(visit: Visit, url: str) -> 
 
 
 def test_another_filling_and_the_one_before(visit: Visit, url: str) -> None:
-    page = opened(visit, url)
-    go(page, "Fill in")
-    give(page, grey())
-    page.locator("#paint").wait_for()
-    box(page, 10, 10, 20, 20)
+    page = marked(visit, url)
     fill(page)
     first = downloaded(page)[1]
     assert page.get_by_role("button", name="The one before").is_hidden()
@@ -420,11 +426,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_sent(visit: Visit, url: 
 
 
 def test_what_the_server_refuses_is_to_be_read(visit: Visit, url: str) -> None:
-    page = opened(visit, url)
-    go(page, "Fill in")
-    give(page, grey())
-    page.locator("#paint").wait_for()
-    box(page, 10, 10, 20, 20)
+    page = marked(visit, url)
     page.evaluate("""() => {
       const send = window.fetch;
       window.fetch = (path, options) => send(path.replace("photo_bytes=", "photo_bytes=9"), options);
@@ -486,16 +488,6 @@ def test_the_focus_is_always_to_be_seen_and_everything_has_a_name(visit: Visit, 
         if tab == "Fill in":
             box(page, 10, 10, 20, 20)
             fill(page)
-        page.locator(".skip").focus()
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            found = page.evaluate("""() => {
-              const e = document.activeElement, name = e.labels?.[0]?.textContent || e.ariaLabel || e.textContent;
-              return [e.tagName, e.id, getComputedStyle(e).outlineWidth, name.trim()];
-            }""")
-            if found[0] == "BODY":
-                break
-            seen.add(found[1])
-            assert found[2] == "3px" and found[3], found
+        seen |= tabbed(page)
     assert {"tab-fill", "tab-extend", "brush", "eraser", "undo", "clear", "size", "box-left", "box-height"} <= seen
     assert {"mark", "fill", "repaint", "another", "keep", "download", "at", "top", "right", "bottom", "left"} <= seen

@@ -10,6 +10,7 @@ from instruct_ipt.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL.Image import Image
 
 
 def read_result(
@@ -48,6 +49,24 @@ def read_result(
         except (ValueError, TypeError):
             raise InputError(f"{name}: column `{column}` holds something that is no number") from None
     return table.reset_index(drop=True)
+
+
+def named_picture(path: Path, table: str, stage: str) -> Image:
+    """A picture that a result file names, as RGB.
+
+    Args:
+        path: of its file.
+        table, stage: which result file names it and which stage makes both, for the message.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    from PIL import Image as images
+
+    if not path.is_file():
+        raise InputError(f"{path.as_posix()} does not exist though {table} names it; run `dvc repro {stage}`")
+    with images.open(path) as opened:
+        return opened.convert("RGB")
 
 
 def in_order(found: Sequence[str], order: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from instruct_ipt.errors import InputError
+from instruct_ipt.report import named_picture
 
 PHOTOGRAPH_BYTES = 150_000
 FIGURE_BYTES = 600_000
@@ -39,10 +39,7 @@ def photograph(path: Path) -> Picture:
     Raises:
         InputError: the file is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path.as_posix()} does not exist though samples.csv names it; run `dvc repro evaluate`")
-    with Image.open(path) as opened:
-        return _jpeg(opened.convert("RGB"), _PHOTOGRAPH_SIDE, PHOTOGRAPH_BYTES)
+    return _jpeg(named_picture(path, "samples.csv", "evaluate"), _PHOTOGRAPH_SIDE, PHOTOGRAPH_BYTES)
 
 
 def exact(path: Path, table: str, stage: str) -> Picture:
@@ -55,10 +52,7 @@ def exact(path: Path, table: str, stage: str) -> Picture:
     Raises:
         InputError: the file is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path.as_posix()} does not exist though {table} names it; run `dvc repro {stage}`")
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+    picture = named_picture(path, table, stage)
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return Picture(_address(stream.getvalue(), "png"), *picture.size)

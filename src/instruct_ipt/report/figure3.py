@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from instruct_ipt.report import read_result
 from instruct_ipt.report.figure4 import ASPECT, cropped, read_picture
-from instruct_ipt.report.style import GREY, PAGE_IN, TASK_COLOURS, publish
+from instruct_ipt.report.style import GREY, PAGE_IN, TASK_COLOURS, bare, publish
 
 # Inches: left of the pictures, between columns, above them, and below each.
 _LEFT, _GAP, _TOP, _BELOW = 0.22, 0.05, 0.62, 0.19
@@ -106,7 +106,5 @@ def _say(axes: Axes, strip: Strip) -> None:
 
 def _picture(axes: Axes, image: np.ndarray, psnr: float) -> None:
     axes.imshow(image, interpolation="antialiased", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
+    bare(axes)
     axes.set_xlabel(f"{psnr:.2f} dB", fontsize=6.5, labelpad=2)

@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.report import read_result
-from instruct_ipt.report.style import METHOD_LABELS, PAGE_IN, YELLOW, publish
+from instruct_ipt.report import named_picture, read_result
+from instruct_ipt.report.style import METHOD_LABELS, PAGE_IN, YELLOW, bare, publish
 
 ROW_ORDER = ("denoise", "derain", "dehaze", "deblur", "desnow")
 COLUMNS = ("input", "shared", "film", "modulation", "clean")
@@ -100,10 +99,7 @@ def read_picture(path: Path, table: str = "samples.csv", stage: str = "evaluate"
     Raises:
         InputError: the file is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path.as_posix()} does not exist though {table} names it; run `dvc repro {stage}`")
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    return np.asarray(named_picture(path, table, stage), dtype=np.float32) / 255.0
 
 
 def crop_box(height: int, width: int, aspect: float = ASPECT) -> tuple[int, int, int, int]:
@@ -206,9 +202,7 @@ def row_label(task: str, dataset: str) -> str:
 
 
 def _cell(axes: Axes, row: Row, method: str, best: bool) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
+    bare(axes)
     if method not in row.images:
         axes.set_xlabel("not available", fontsize=6.5)
         return

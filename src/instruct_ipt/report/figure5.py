@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from instruct_ipt.errors import InputError
 from instruct_ipt.report import read_result
 from instruct_ipt.report.figure4 import read_picture
-from instruct_ipt.report.style import PAGE_IN, publish
+from instruct_ipt.report.style import PAGE_IN, bare, publish
 
 COLUMNS = ("input", "shared", "film", "frozen", "synchronous", "experts", "truth")
 LABELS = {
@@ -143,7 +143,7 @@ def _best(row: Filled) -> set[str]:
 
 
 def _cell(axes: Axes, row: Filled, column: str, best: bool) -> None:
-    _bare(axes)
+    bare(axes)
     if column not in row.pictures:
         axes.set_xlabel("not available", fontsize=6)
         return
@@ -159,14 +159,8 @@ def _draw_masks(pictures: Sequence[tuple[str, np.ndarray]], masks: dict[str, lis
     grid = figure.subplots(len(masks), len(pictures), squeeze=False)
     for line, (kind, row) in zip(grid, masks.items(), strict=True):
         for axes, (_, picture), missing in zip(line, pictures, row, strict=True):
-            _bare(axes)
+            bare(axes)
             axes.imshow(np.where(missing[..., None], _GREY, picture), interpolation="nearest", vmin=0, vmax=1)
             axes.set_xlabel(f"{100 * missing.mean():.0f} %", fontsize=6.5, labelpad=2)
         line[0].set_ylabel(kind, fontsize=7)
     return figure
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.style
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -90,6 +91,13 @@ def styled() -> Iterator[None]:
     """Context in which figures are drawn: matplotlib's defaults plus ours, whatever the user's own settings are."""
     with matplotlib.style.context(_RC, after_reset=True):
         yield
+
+
+def bare(axes: Axes) -> None:
+    """Nothing around a picture: no ticks, no grid, no frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def publish(name: str, table: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure], out_dir: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,13 +124,13 @@ def _carried_psnr(question: Asked) -> float:
 
 def _samples(asked: list[Asked], pictures: dict[str, list[np.ndarray]], out: Path, params: Any) -> list[dict[str, Any]]:
     """Rows of `diffusion_samples.csv`: for each task the photographs next to the median PSNR over all methods."""
-    rows = []
+    rows, network = [], _networks("synchronous")[FILL_TASKS[0]]
     for task in FILL_TASKS:
         for index in _middle(task, asked, pictures, params.diffusion.shown):
             question = asked[index]
             shown = {INPUT: question.fill.known, TRUTH: question.truth}
             shown |= {method: found[index] for method, found in pictures.items()}
-            shown |= _growing(question, params)
+            shown |= _growing(network, question, params)
             for name, picture in shown.items():
                 file = Path(_FOLDER, task, question.name, f"{name}.png")
                 write_image(out / file, to_bytes(picture))
@@ -152,16 +151,15 @@ def _middle(task: str, asked: list[Asked], pictures: dict[str, list[np.ndarray]]
     return sorted(sorted(members, key=lambda i: abs(score[i] - median))[:count])
 
 
-def _growing(question: Asked, params: Any) -> dict[str, np.ndarray]:
+def _growing(network: TaskModel, question: Asked, params: Any) -> dict[str, np.ndarray]:
     """What the synchronous network guesses after each pass of the sampler: ``steps-01``, ``steps-02``, ..."""
     found: dict[str, np.ndarray] = {}
 
     def note(number: int, guesses: list[np.ndarray]) -> None:
         found[f"{STEPS}-{number:02d}"] = guesses[0]
 
-    diffusion, network = params.diffusion, _networks("synchronous")[question.task]
-    fill = replace(question.fill)
-    sample(network, question.task, [fill], [question.seed], diffusion.sampler_steps, diffusion.sampler, observe=note)
+    diffusion, ask = params.diffusion, ([question.fill], [question.seed])
+    sample(network, question.task, *ask, diffusion.sampler_steps, diffusion.sampler, observe=note)
     return found
 
 
