@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro notebooks test bench lint status ui clean
+.PHONY: help setup repro notebooks test torture bench lint status ui clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ notebooks: $(READY)  ## execute the notebooks on the results of `make repro`, in
 
 test: $(READY)  ## run the tests
 	@python -m pytest -q
+
+torture: $(READY)  ## kill, fill disks, cut servers off, feed hostile bytes, in full; writes docs/reliability.md
+	@python -m pytest -q tests/torture --torture
 
 bench: $(READY)  ## compare speed, memory, size and learning with named peers (half an hour on two quiet cores)
 	@python -m benchmarks

@@ -132,7 +132,7 @@ def block(kept: Mapping[str, Any]) -> str:
 
 def page(text: str, kept: Mapping[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    return filled(text, "diffusion", block(kept))
+    return filled(text, "python -m benchmarks.diffusion", block(kept))
 
 
 def main() -> None:

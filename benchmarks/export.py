@@ -83,7 +83,7 @@ def block(kept: Mapping[str, Any]) -> str:
 
 def page(text: str, kept: Mapping[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    return filled(text, "export", block(kept))
+    return filled(text, "python -m benchmarks.export", block(kept))
 
 
 def main() -> None:

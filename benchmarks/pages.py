@@ -8,9 +8,9 @@ from pathlib import Path
 END = "<!-- /measured -->"
 
 
-def filled(text: str, module: str, block: str) -> str:
-    """`text` with the block of figures of `module` replaced."""
-    start = f"<!-- measured: written by `python -m benchmarks.{module}` -->"
+def filled(text: str, command: str, block: str) -> str:
+    """`text` with the block of figures that `command` writes replaced."""
+    start = f"<!-- measured: written by `{command}` -->"
     before, _, rest = text.partition(start)
     return f"{before}{start}\n{block}\n{END}{rest.partition(END)[2]}"
 

@@ -266,7 +266,7 @@ def _batch_shown(kept: dict[str, Any]) -> str:
 
 def page(text: str, kept: dict[str, Any]) -> str:
     """`text` with its block of figures replaced."""
-    return filled(text, "restore", block(kept))
+    return filled(text, "python -m benchmarks.restore", block(kept))
 
 
 def main() -> None:

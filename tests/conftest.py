@@ -28,6 +28,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="run the harnesses of tests/torture in full")
+
+
 @pytest.fixture
 def root() -> Path:
     """The repository's root."""
