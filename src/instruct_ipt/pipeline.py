@@ -17,6 +17,7 @@ from typing import Any
 from instruct_ipt import params as params_module
 from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
+from instruct_ipt.exclusive import alone
 from instruct_ipt.paths import RUNTIME, SCRATCH
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
 from instruct_ipt.stages._cells import (
@@ -59,7 +60,8 @@ def run_stage(name: str) -> None:
     """
     stage = STAGES[name]
     if not _torchrun():
-        _run(stage)
+        with alone(name, f"stage {name}"):
+            _run(stage)
         return
     if not (name.startswith("train_") or name == "experts"):
         raise InputError(f"`ipt {name}` does not train and runs in one process; start it without torchrun")
@@ -67,7 +69,8 @@ def run_stage(name: str) -> None:
 
     with joined() as world:
         if world.first:
-            _run(stage)
+            with alone(name, f"stage {name}"):
+                _run(stage)
         else:
             _train_along(stage, world.rank)
 
@@ -135,11 +138,16 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     check_inputs([path.as_posix() for path in kind_of(study).leaves], configuration)
     started = cell_record(configuration, cell)
     digest = provenance.digest(started)
-    folder = cell.folder(configuration.profile)
+    name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
+    with alone(f"cell-{digest[:16]}", f"cell {name}"):
+        return _run_cell(configuration, cell, started, name)
+
+
+def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str, Any], name: str) -> Path:
+    study, digest, folder = cell.study, provenance.digest(started), cell.folder(configuration.profile)
     work = SCRATCH / "work" / f"cell-{digest[:16]}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
     card = runs.cell_card(started)
     begun = time.monotonic()
     # A reader is made as fast as it is looked for.

@@ -50,7 +50,7 @@ class Stream:
         given = batch.input.astype(self.dtype)
         if step in self.poisoned:
             given[1] = math.nan
-        return Batch(given, batch.target.astype(self.dtype), batch.task)
+        return Batch(given, batch.target.astype(self.dtype), batch.task, batch.names)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def train(name: str, checkpoints: Path | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"history": [], "error": ""}
     try:
         result["history"] = trainer.train(list(training.phases))
-    except (FloatingPointError, InputError) as error:
-        result["error"] = f"{type(error).__name__}: {error}"
+    except InputError as error:
+        result["error"] = str(error)
     return result | {"weights": network.state_dict(), "observed": observed, "validated": len(validated)}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.build import build_modulation, build_rival, build_shared, cost
@@ -132,16 +134,60 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_with_step_and_task():
-    class Poisoned:
-        def batch(self, step, patch, counts):
-            batch = stream().batch(step, patch, counts)
-            return batch if step < 2 else type(batch)(np.full_like(batch.input, math.nan), batch.target, batch.task)
+class Poisoned:
+    """The small stream; in some steps the first sample of haze is ``value`` all over, in one image "bad"."""
 
+    def __init__(self, steps, value=math.nan):
+        self.steps, self.value = steps, value
+
+    def batch(self, step, patch, counts):
+        batch = stream().batch(step, patch, counts)
+        if step not in self.steps:
+            return batch
+        given, index = batch.input.copy(), int(np.argmax(batch.task == TASKS.index("dehaze")))
+        given[index] = self.value
+        return replace(batch, input=given, names=tuple("bad" if i == index else "good" for i in range(len(given))))
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_with_step_task_and_image(tmp_path, capsys):
     network = model("shared")
-    with pytest.raises(FloatingPointError, match=rf"step {2 + MAX_SKIPPED}.*denoise.*learning_rate"):
-        Trainer(network, Poisoned(), settings()).train([Phase(40, True, False)])
+    message = rf"^the loss .* {MAX_SKIPPED + 1} steps in a row, last at step {2 + MAX_SKIPPED} \(dehaze: bad\); look"
+    with pytest.raises(InputError, match=message):
+        Trainer(network, Poisoned(range(2, 40)), settings(), None, tmp_path).train([Phase(40, True, False)])
     assert all(torch.isfinite(p).all() for p in network.parameters())
+    said = capsys.readouterr().err.splitlines()
+    assert len([line for line in said if "(dehaze: bad) is skipped, its loss is not finite" in line]) == MAX_SKIPPED
+    kept = Checkpoints(tmp_path).latest()
+    assert all(tensor.isfinite().all() for tensor in kept["model"].values()), "what came before can be gone on with"
+
+
+def test_skipped_steps_change_nothing_and_are_bounded_in_all():
+    """One bad step among many costs that step; a bad one every second step is no accident."""
+    network = model("shared")
+    Trainer(network, Poisoned([1]), settings()).train([Phase(2, True, False)])
+    other = model("shared")
+    Trainer(other, stream(), settings()).train([Phase(1, True, False)])
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+    with pytest.raises(InputError, match=rf"in {MAX_SKIPPED + 1} steps, more than {MAX_SKIPPED}, last at step 11 "):
+        Trainer(model("shared"), Poisoned(range(1, 40, 2)), settings()).train([Phase(40, True, False)])
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(monkeypatch):
+    """The loss is finite, and its derivative is not: the root of zero."""
+    whole = Trainer._losses
+
+    def losses(self, batch):
+        loss, errors = whole(self, batch)
+        return (loss + (loss * 0).sqrt() if batch.names[-1] == "good" else loss), errors
+
+    monkeypatch.setattr(Trainer, "_losses", losses)
+    network = model("shared")
+    trainer = Trainer(network, Poisoned([2], 0.5), settings())
+    trainer.train([Phase(4, True, False)])
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+    assert (trainer.run.skipped, trainer.run.skipped_in_all) == (0, 1)
+    with pytest.raises(InputError, match=r"the gradient .* \(denoise: good; .* and \d+ more\)"):
+        Trainer(model("shared"), Poisoned(range(40), 0.5), settings()).train([Phase(40, True, False)])
 
 
 def test_swapped_weights_come_back_bit_for_bit():
@@ -184,8 +230,6 @@ def test_weights_are_written_whole_and_refused_when_they_do_not_fit(tmp_path):
     load_weights(tmp_path / "w.safetensors", other)
     assert_equal_bits(bits(network), bits(other))
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
-    from instruct_ipt.errors import InputError
-
     with pytest.raises(InputError, match="does not fit"):
         load_weights(tmp_path / "w.safetensors", model("shared"))
     (tmp_path / "w.safetensors").write_bytes(b"\x00" * 10)

@@ -22,7 +22,7 @@ from instruct_ipt.errors import InputError
 
 COLUMNS = ("name", "dataset", "task", "kind", "file", "offset", "height", "width")
 SHARD_BYTES = 256 * 2**20
-Place = tuple[str, int, int, int]  # file, offset in bytes, height, width
+Place = tuple[str, int, int, int, str]  # file, offset in bytes, height, width, name for messages
 
 
 class ShardWriter:
@@ -111,6 +111,7 @@ class Images(Sequence[np.ndarray]):
 
     Attributes:
         sizes: (height, width) of every image, known without touching a pixel.
+        names: ``dataset/name`` of every image.
     """
 
     def __init__(self, folder: Path, places: Sequence[Place]) -> None:
@@ -120,7 +121,7 @@ class Images(Sequence[np.ndarray]):
         return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
-        file, offset, height, width = self._places[index]
+        file, offset, height, width, _ = self._places[index]
         if file not in self._maps:
             self._maps[file] = np.asarray(np.memmap(self._folder / file, np.uint8, "r"))
         return self._maps[file][offset : offset + height * width * 3].reshape(height, width, 3)
@@ -131,7 +132,12 @@ class Images(Sequence[np.ndarray]):
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each image in pixels, without reading any."""
-        return [(height, width) for _, _, height, width in self._places]
+        return [(height, width) for _, _, height, width, _ in self._places]
+
+    @property
+    def names(self) -> list[str]:
+        """``dataset/name`` of each image."""
+        return [name for *_, name in self._places]
 
     @cached_property
     def _maps(self) -> dict[str, np.ndarray]:
@@ -143,10 +149,12 @@ class Pairs(Sequence[tuple[np.ndarray, np.ndarray]]):
 
     Attributes:
         sizes: (height, width) of every pair.
+        names: ``dataset/name`` of every pair.
     """
 
     def __init__(self, inputs: Images, targets: Images) -> None:
-        self._inputs, self._targets, self.sizes = inputs, targets, inputs.sizes
+        self._inputs, self._targets = inputs, targets
+        self.sizes, self.names = inputs.sizes, inputs.names
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -191,7 +199,7 @@ class Shards:
 
     def _check(self) -> None:
         ends: dict[str, int] = {}
-        for _, _, (file, offset, height, width) in self._rows:
+        for _, _, (file, offset, height, width, _) in self._rows:
             ends[file] = max(ends.get(file, 0), offset + height * width * 3)
         for file, end in ends.items():
             path = self.folder / file
@@ -202,4 +210,4 @@ class Shards:
 
 
 def _place(row: dict[str, str]) -> Place:
-    return row["file"], int(row["offset"]), int(row["height"]), int(row["width"])
+    return row["file"], int(row["offset"]), int(row["height"]), int(row["width"]), f"{row['dataset']}/{row['name']}"

@@ -33,11 +33,13 @@ class Batch:
     Attributes:
         input, target: float32 (N, H, W, 3); target in [0, 1].
         task: int64 (N,), index into the tasks of the stream.
+        names: of the N images that the samples were cut from, for messages.
     """
 
     input: np.ndarray
     target: np.ndarray
     task: np.ndarray
+    names: tuple[str, ...] = ()
 
 
 class PatchStream:
@@ -82,18 +84,20 @@ class PatchStream:
         Raises:
             InputError: a task has no pairs, and there is no clean image to damage, or we do not know how.
         """
-        inputs, targets, tasks = [], [], []
+        inputs, targets, tasks, names = [], [], [], []
         for task, count in counts.items():
             index = self.tasks.index(task)
             rng = np.random.default_rng([self._seed, step, index])
             for _ in range(count):
-                given, target = self._sample(task, rng, patch)
+                given, target, name = self._sample(task, rng, patch)
                 inputs.append(given)
                 targets.append(target)
                 tasks.append(index)
-        return Batch(np.stack(inputs), np.stack(targets), np.asarray(tasks, dtype=np.int64))
+                names.append(name)
+        return Batch(np.stack(inputs), np.stack(targets), np.asarray(tasks, dtype=np.int64), tuple(names))
 
-    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """(input, target, name of the image)."""
         damage, level = split_level(task)
         synthetic = damage in SYNTHETIC and len(self._images) > 0
         if task in self._pairs:
@@ -102,23 +106,30 @@ class PatchStream:
                 return self._real(task, rng, size)
         elif not synthetic:
             raise InputError(_nothing_for(task))
-        image = self._images[rng.choice(len(self._images), p=self._share)]
-        (crop,) = _crop(rng, size, image)
+        chosen = rng.choice(len(self._images), p=self._share)
+        (crop,) = _crop(rng, size, self._images[chosen])
         # A shuffle of the colour channels: few photographs, many patches.
         clean = to_float(np.ascontiguousarray(crop[..., rng.permutation(3)]))
-        return degrade(damage, clean, rng, self._settings, level, self._masks), clean
+        return degrade(damage, clean, rng, self._settings, level, self._masks), clean, name_of(self._images, chosen)
 
-    def _real(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _real(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, str]:
         """A patch of a real pair. Its colours stay: real haze, rain and snow have one of their own to be learnt."""
         pairs = self._pairs[task]
-        given, target = _crop(rng, size, *pairs[rng.choice(len(pairs), p=self._pair_share[task])])
-        return to_float(np.ascontiguousarray(given)), to_float(np.ascontiguousarray(target))
+        chosen = rng.choice(len(pairs), p=self._pair_share[task])
+        given, target = _crop(rng, size, *pairs[chosen])
+        return to_float(np.ascontiguousarray(given)), to_float(np.ascontiguousarray(target)), name_of(pairs, chosen)
 
 
 def _nothing_for(task: str) -> str:
     if task in SYNTHETIC:
         return f"data/prepared/train has neither clean images nor pairs for {task}; `ipt data list` says what to fetch"
     return f"there is no pair for {task}, and no damage of ours; give pairs: `ipt data add NAME --task {task} ...`"
+
+
+def name_of(images: Sequence[Any], index: int) -> str:
+    """What a message calls an image or pair of a training set; shards know the names, plain lists have none."""
+    names = getattr(images, "names", None)
+    return f"image {index}" if names is None else names[index]
 
 
 def _shares(images: Sequence[Any]) -> np.ndarray:
@@ -187,7 +198,7 @@ class _Planned:
         # Tensors travel between processes through shared memory, arrays would be copied through a pipe.
         try:
             batch = self.stream.batch(*self.plan[position])
-            return [torch.from_numpy(part) for part in (batch.input, batch.target, batch.task)]
+            return [torch.from_numpy(part) for part in (batch.input, batch.target, batch.task)], batch.names
         except InputError as error:
             return error  # raised there, it would arrive with a traceback in its message
 
@@ -208,14 +219,15 @@ def _by_processes(stream: PatchStream, plan: Plan, workers: int) -> Iterator[Bat
         batches = pool.submit(iter, loader).result()
         for _ in range(len(plan)):
             try:
-                parts = pool.submit(next, batches).result()
+                made = pool.submit(next, batches).result()
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise
                 raise InputError(_KILLED) from error
-            if isinstance(parts, InputError):
-                raise parts
-            yield Batch(*(part.numpy() for part in parts))
+            if isinstance(made, InputError):
+                raise made
+            parts, names = made
+            yield Batch(*(part.numpy() for part in parts), names)
 
 
 def _as_is(item: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from instruct_ipt.data.images import to_float
-from instruct_ipt.data.stream import PatchStream
+from instruct_ipt.data.stream import PatchStream, name_of
 from instruct_ipt.diffusion import FILL_TASKS
 from instruct_ipt.diffusion.fill import ask
 from instruct_ipt.diffusion.schedule import TIMES, noised
@@ -61,9 +61,10 @@ class FillStream(PatchStream):
         super().__init__(images, None, seed, tasks=tasks)
         self._missing = dict(missing)
 
-    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """((H, W, 8), (H, W, 4))."""
-        picture = window(self._images[rng.choice(len(self._images), p=self._share)], rng, size)
+    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """((H, W, 8), (H, W, 4), name of the photograph)."""
+        chosen = rng.choice(len(self._images), p=self._share)
+        picture = window(self._images[chosen], rng, size)
         picture = to_float(picture[:, ::-1] if rng.random() < 0.5 else picture)
         fill = ask(task, picture, rng, self._missing)
         time = int(rng.integers(TIMES))
@@ -73,4 +74,5 @@ class FillStream(PatchStream):
         noisy, velocity = (part[0].permute(1, 2, 0).numpy() for part in (noisy, velocity))
         missing = fill.missing[..., None].astype(np.float32)
         given = [noisy, fill.known * 2 - 1, missing, np.full_like(missing, time)]
-        return np.concatenate(given, axis=-1), np.concatenate([velocity, missing], axis=-1)
+        target = np.concatenate([velocity, missing], axis=-1)
+        return np.concatenate(given, axis=-1), target, name_of(self._images, chosen)

@@ -143,7 +143,8 @@ class Share:
             )
         whole = self.stream.batch(step, patch, counts)
         parts = (whole.input, whole.target, whole.task)
-        return Batch(*(np.ascontiguousarray(part[self.rank :: self.size]) for part in parts))
+        mine = (np.ascontiguousarray(part[self.rank :: self.size]) for part in parts)
+        return Batch(*mine, whole.names[self.rank :: self.size])
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from instruct_ipt.data.stream import Batch, PatchStream, prefetch
+from instruct_ipt.errors import InputError
 from instruct_ipt.progress import Advance, progress
 from instruct_ipt.training.checkpoint import Checkpoints
 from instruct_ipt.training.distributed import World
@@ -24,8 +26,12 @@ from instruct_ipt.training.phases import Phase, counts_of, patch_at, rate_at
 if TYPE_CHECKING:
     from instruct_ipt.modulation import TaskModel
 
-# A non-finite loss is skipped so that one bad batch does not end a week; more than this in a row is divergence.
+# A step whose loss or gradient is not finite is skipped, so that one bad batch does not end a week. More than so many
+# in a row is divergence; more than this share of all steps is data that should be looked at.
 MAX_SKIPPED = 5
+MAX_SKIPPED_SHARE = 0.01
+# Images that a message names at most.
+NAMED = 6
 
 Validate = Callable[["TaskModel"], dict[str, float]]
 Observe = Callable[[int, dict[str, float]], None]
@@ -38,12 +44,14 @@ class Run:
     Attributes:
         history: rows (step, task, loss, psnr, lr) at every validation.
         losses: running sums of the error and counts per task since the last validation, over all processes.
-        skipped: steps in a row whose loss was not finite.
+        skipped: steps in a row whose loss or gradient was not finite.
+        skipped_in_all: such steps since the beginning.
     """
 
     history: list[list[Any]] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
     skipped: int = 0
+    skipped_in_all: int = 0
 
 
 class Trainer:
@@ -86,14 +94,16 @@ class Trainer:
             History rows ``[step, task, loss, psnr, lr]``.
 
         Raises:
-            FloatingPointError: the loss was not finite in more than :data:`MAX_SKIPPED` steps in a row.
-            InputError: a batch has fewer samples than there are processes.
+            InputError: loss or gradient was not finite in more than :data:`MAX_SKIPPED` steps in a row, or in more than
+                :data:`MAX_SKIPPED_SHARE` of all steps; or a batch has fewer samples than there are processes.
         """
         torch.set_num_threads(self.settings.threads)
         self.world.start_alike(self.model)
         # Read by the process that writes them and sent round: the others may see another disk, or an older state of it.
         state = self.world.broadcast(self.checkpoints.latest())
-        with self._progress(sum(phase.steps for phase in phases)) as advance:
+        steps = sum(phase.steps for phase in phases)
+        self._tolerated = max(MAX_SKIPPED, int(MAX_SKIPPED_SHARE * steps))
+        with self._progress(steps) as advance:
             begun = 0
             for number, phase in enumerate(phases):
                 if state is None or state["phase"] == number:
@@ -140,13 +150,16 @@ class Trainer:
         value, share = self._note(batch, float(loss.detach()), errors)
         optimiser.zero_grad(set_to_none=True)
         if not math.isfinite(value):
-            self._skip(step, batch)
+            self._skip(step, "loss", batch, errors.isfinite().logical_not().tolist())
             return value
-        self.run.skipped = 0
         loss.backward()
         trained = [p for group in optimiser.param_groups for p in group["params"]]
         self.world.average_gradients(trained, share)
-        nn.utils.clip_grad_norm_(trained, self.settings.clip)
+        # Averaged first, so that all processes skip a step if one has to.
+        if not math.isfinite(nn.utils.clip_grad_norm_(trained, self.settings.clip)):
+            self._skip(step, "gradient", batch, [True] * len(batch.task))
+            return value
+        self.run.skipped = 0
         optimiser.step()
         return value
 
@@ -180,14 +193,34 @@ class Trainer:
                     self.run.losses[task] = [before[0] + error, before[1] + count]
         return loss_sum / samples, len(errors) / samples
 
-    def _skip(self, step: int, batch: Batch) -> None:
+    def _skip(self, step: int, what: str, batch: Batch, suspects: list[bool]) -> None:
+        """Count a step that changes nothing, say so, and stop after too many."""
         self.run.skipped += 1
-        if self.run.skipped > MAX_SKIPPED:
-            present = ", ".join(self.model.tasks[i] for i in sorted(set(batch.task.tolist())))
-            raise FloatingPointError(
-                f"the loss was not finite in {self.run.skipped} steps in a row, last at step {step} (tasks {present}); "
-                "lower training.learning_rate or training.clip"
+        self.run.skipped_in_all += 1
+        where = f"step {step} ({self._described(batch, suspects)})"
+        if self.run.skipped > MAX_SKIPPED or self.run.skipped_in_all > self._tolerated:
+            often = f"{self.run.skipped} steps in a row"
+            if self.run.skipped <= MAX_SKIPPED:
+                often = f"{self.run.skipped_in_all} steps, more than {self._tolerated}"
+            raise InputError(
+                f"the {what} was not finite in {often}, last at {where}; look at these images, or lower the "
+                "learning rate (training.learning_rate in params.yaml)"
             )
+        if any(suspects):
+            print(f"{self.title}: {where} is skipped, its {what} is not finite", file=sys.stderr)
+
+    def _described(self, batch: Batch, suspects: list[bool]) -> str:
+        """``task: image, image; task: image`` of the suspected samples."""
+        names = batch.names or ["an image"] * len(suspects)
+        found = [(int(t), name) for t, name, bad in zip(batch.task, names, suspects, strict=True) if bad]
+        if not found:
+            return "images of another process"
+        parts = {
+            task: ", ".join(dict.fromkeys(name for index, name in found[:NAMED] if index == task))
+            for task in dict.fromkeys(index for index, _ in found[:NAMED])
+        }
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        return "; ".join(f"{self.model.tasks[task]}: {images}" for task, images in parts.items()) + more
 
     def _average(self, average: list[Tensor], step: int) -> None:
         """Exponential moving average of the weights, with the usual short memory at the start."""
@@ -222,7 +255,7 @@ class Trainer:
             "optimiser": optimiser.state_dict(),
             "history": self.run.history,
             "losses": self.run.losses,
-            "skipped": self.run.skipped,
+            "skipped": [self.run.skipped, self.run.skipped_in_all],
         }
         self.checkpoints.save(begun + done, state)
 
@@ -231,7 +264,7 @@ class Trainer:
         optimiser.load_state_dict(state["optimiser"])
         for mine, saved in zip(average, state["average"], strict=True):
             mine.copy_(saved)
-        self.run = Run(state["history"], state["losses"], state["skipped"])
+        self.run = Run(state["history"], state["losses"], *state["skipped"])
         return int(state["done"])
 
 
