@@ -20,12 +20,19 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import torch  # noqa: E402
 
+from .replication import Copy  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # Two cores and many tiny networks: one thread is faster than two that wait for each other.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The replication takes longest: begun first, the other files pass beside it.
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def replication(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A finished replication at smoke scale, to be copied and not to be changed; takes minutes, once for all."""
+    base = tmp_path_factory.getbasetemp()
+    # Under xdist each process has a folder of its own within that of the whole run.
+    return Copy.finished((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "replication")
 
 
 @pytest.fixture

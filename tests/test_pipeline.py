@@ -5,16 +5,13 @@ The tests of this file share one replication and run in order; each leaves it as
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,74 +22,16 @@ from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.evaluation.benchmark import BENCHMARK
 from instruct_ipt.stage_table import STAGES
 from instruct_ipt.tasks import TASKS
+from tests.replication import Copy
 from tests.stored import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.pipeline
 
 
-class Copy:
-    """A copy of the repository in which commands run with the copy's own sources."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("params.yaml", "dvc.yaml", "Snakefile"):
-            shutil.copy(ROOT / name, folder / name)
-        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        for name in ("src", "workflow", "data/catalogue"):
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(folder / "src"),
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(folder / ".site"),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-        self.run("dvc", "init", "--no-scm", "--quiet")
-        self.run("ipt", "profile", "smoke")
-
-    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def repro(self) -> list[str]:
-        """Names of the stages that `dvc repro` ran."""
-        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro").stdout)
-
-    def jobs(self, *targets: str) -> int:
-        """How many cells `snakemake -n` would run."""
-        return self.run("snakemake", "-n", *targets).stdout.count("rule cell:")
-
-    @contextmanager
-    def edited(self, file: str, old: str, new: str):
-        """The copy with ``old`` replaced in ``file``; the file comes back as it was."""
-        path = self.folder / file
-        text = path.read_text(encoding="utf-8")
-        assert old in text, f"{old!r} is not in {file}"
-        path.write_text(text.replace(old, new, 1), encoding="utf-8")
-        try:
-            yield
-        finally:
-            path.write_text(text, encoding="utf-8")
-
-    def rows(self, file: str) -> list[dict[str, str]]:
-        with (self.folder / file).open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-
-    def manifest(self, folder: str) -> dict[str, str]:
-        return json.loads((self.folder / folder / "manifest.json").read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Copy:
-    copy = Copy(tmp_path_factory.mktemp("replication"))
-    assert copy.repro() == list(STAGES), "every stage runs once, in order"
-    return copy
+def study(replication, tmp_path_factory) -> Copy:
+    return replication.copied(tmp_path_factory.mktemp("study"))
 
 
 def test_every_output_and_record_is_there(study):
@@ -406,7 +345,7 @@ def test_losing_the_tracking_store_changes_no_output(study):
 
 def test_a_copy_elsewhere_gives_the_same_bytes(study, tmp_path):
     """Weights and results do not depend on the folder, the time zone or the hash seed."""
-    other = Copy(tmp_path)
+    other = Copy.fresh(tmp_path)
     environment = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
     for stage in (
         "fetch",

@@ -148,6 +148,7 @@ def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str
     work = SCRATCH / "work" / f"cell-{digest[:16]}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
     card = runs.cell_card(started)
     begun = time.monotonic()
     # A reader is made as fast as it is looked for.
@@ -156,10 +157,8 @@ def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str
         if equal is not None:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
         else:
-            checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
             make = {DIFFUSION: _train_denoiser, INSTRUCTION: _make_reader}.get(study, _train_cell)
             make(configuration, started["params"], checkpoints, tracker, work)
-            shutil.rmtree(checkpoints, ignore_errors=True)
         provenance.write_json(work / "provenance.json", started)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
@@ -167,6 +166,7 @@ def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str
     if tracker.alive:
         tracking.summarise(lambda: runs.seeds_of(card, folder.parent))
     note_runtime(name, time.monotonic() - begun)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -64,6 +66,36 @@ def test_the_search_covers_every_group_task_and_seed(shared):
     alone = exact_search(shared, {5: stream(5)}, score, settings, params.training)
     pd.testing.assert_frame_equal(alone, table[table.seed == 5].reset_index(drop=True))
     assert (table[table.seed == 3].gain_db.to_numpy() != alone.gain_db.to_numpy()).all()
+
+
+def test_a_killed_search_repeats_one_group_and_ends_with_the_same_rows(shared, tmp_path):
+    params = smoke()
+    settings = params.sensitivity.model_copy(update={"steps": 1, "batch": 1})
+    whole = exact_search(shared, {5: stream(5)}, score, settings, params.training)
+    counted = []
+
+    def killing(done, note):
+        counted.append(done)
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exact_search(shared, {5: stream(5)}, score, settings, params.training, killing, tmp_path)
+    again = exact_search(shared, {5: stream(5)}, score, settings, params.training, killing, tmp_path)
+    pd.testing.assert_frame_equal(again, whole)
+    assert counted == list(range(1, len(whole) + 1))
+
+
+def test_a_search_that_diverges_names_group_and_task(shared):
+    params = smoke()
+    settings = params.sensitivity.model_copy(update={"steps": 1, "batch": 1})
+    first = next(iter(shared.backbone.weight_groups()))
+
+    def diverged(model, task):
+        return 1.0 if model is shared else math.nan
+
+    with pytest.raises(InputError, match=rf"freeing {first} for denoise \(seed 5\).*not finite; lower sensitivity"):
+        exact_search(shared, {5: stream(5)}, diverged, settings, params.training)
 
 
 def table(gains: dict[str, tuple[float, int]], estimator: str = "exact", seed: int = 0) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -145,7 +146,9 @@ def main(folder: Path, names: list[str]) -> None:
     with joined() as world:
         for name in names:
             bars.clear()
-            result = gradients() if name == "gradients" else train(name, folder / f"checkpoints-{world.rank}")
+            checkpoints = folder / f"checkpoints-{world.rank}"
+            result = gradients() if name == "gradients" else train(name, checkpoints)
+            shutil.rmtree(checkpoints, ignore_errors=True)
             torch.save(result | {"bars": len(bars)}, folder / f"{name}-{world.rank}.pt")
 
 

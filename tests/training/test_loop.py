@@ -80,7 +80,18 @@ class Stop(Exception):
     """Stands in for a kill."""
 
 
-@pytest.mark.parametrize("killed_at", [3, 5, 8])
+class Noting:
+    """The small stream, noting which steps it was asked for."""
+
+    def __init__(self):
+        self.steps = []
+
+    def batch(self, step, patch, counts):
+        self.steps.append(step)
+        return stream().batch(step, patch, counts)
+
+
+@pytest.mark.parametrize("killed_at", [2, 3, 5, 6, 7, 8])
 def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, tmp_path):
     phases = [Phase(6, True, False), Phase(6, False, True)]
     whole = model()
@@ -97,11 +108,25 @@ def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, tmp
 
     with pytest.raises(Stop):
         Trainer(model(), Dying(), settings(), validate, tmp_path / "c").train(phases)
-    resumed = model()
-    again = Trainer(resumed, stream(), settings(), validate, tmp_path / "c").train(phases)
+    resumed, asked = model(), Noting()
+    again = Trainer(resumed, asked, settings(), validate, tmp_path / "c").train(phases)
     assert_equal_bits(bits(whole), bits(resumed))
     assert again == history
-    assert not (tmp_path / "c").exists()
+    repeated = killed_at + 1 - min(asked.steps)
+    assert 0 <= repeated < settings().checkpoint_every, "from one checkpoint to the next, also where a phase ends"
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    """A stage with five trainings that is killed in the fifth has four of them already."""
+    phases = [Phase(3, True, False), Phase(3, False, True)]
+    whole = model()
+    history = Trainer(whole, stream(), settings(), validate, tmp_path).train(phases)
+    again, asked = model(), Noting()
+    with torch.no_grad():
+        next(again.parameters()).add_(1)
+    assert Trainer(again, asked, settings(), validate, tmp_path).train(phases) == history
+    assert_equal_bits(bits(whole), bits(again))
+    assert asked.steps == []
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):

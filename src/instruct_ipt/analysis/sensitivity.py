@@ -6,7 +6,9 @@ What the search chooses is `select_groups`; what it is held against, at the same
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from instruct_ipt.data.stream import PatchStream
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation.bias import task_bias
 from instruct_ipt.tasks import TASKS
+from instruct_ipt.training.checkpoint import Checkpoints
 from instruct_ipt.training.loop import to_tensor
 from instruct_ipt.training.losses import restoration_loss
 from instruct_ipt.training.phases import patch_at, rate_at
@@ -40,6 +43,7 @@ def exact_search(
     settings: Any,
     training: Any,
     advance: Callable[[int, str], None] = lambda done, note: None,
+    checkpoints: Path | None = None,
 ) -> pd.DataFrame:
     """The exact search of the paper: every weight group, every task, every seed, the same steps.
 
@@ -50,19 +54,33 @@ def exact_search(
         settings: the `sensitivity` section of the parameters.
         training: the `training` section (patches, loss, clip, warm-up).
         advance: called after each group with the number of groups done and a note.
+        checkpoints: folder in which every finished group is noted, so that a killed search repeats one at most.
 
     Returns:
         Rows of `results/sensitivity.csv`. ``score`` is the gain in dB per 100 000 freed parameters.
+
+    Raises:
+        InputError: a fine-tuned network gives what is not finite.
     """
     groups = shared.backbone.weight_groups()
     before = {task: score(shared, task) for task in TASKS}
-    rows: list[list[Any]] = []
+    kept = Checkpoints(checkpoints)
+    rows: list[list[Any]] = (kept.latest() or {"rows": []})["rows"]
+    done = {tuple(row[1:4]) for row in rows}
     for seed, stream in streams.items():
         for task in TASKS:
             for group, names in groups.items():
+                if (task, group, seed) in done:
+                    continue
                 tuned, freed = free_group(shared, names, task, stream, settings, training)
-                gain = score(tuned, task) - before[task]
+                gain = float(score(tuned, task) - before[task])
+                if not math.isfinite(gain):
+                    raise InputError(
+                        f"sensitivity: freeing {group} for {task} (seed {seed}) gave a network whose output is not "
+                        "finite; lower sensitivity.learning_rate in params.yaml"
+                    )
                 rows.append(["exact", task, group, seed, gain, freed, gain / freed * 1e5])
+                kept.save(len(rows), {"rows": rows})
                 advance(len(rows), f"{task} {group} {gain:+.3f} dB")
     return pd.DataFrame(rows, columns=COLUMNS)
 

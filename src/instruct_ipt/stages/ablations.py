@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from instruct_ipt import tracking
+from instruct_ipt.errors import InputError
 from instruct_ipt.instruction.scoring import COLUMNS as FIGURES
 from instruct_ipt.paths import ABLATIONS
 from instruct_ipt.stages._cells import INSTRUCTION, Cell, cells_of
@@ -26,6 +29,7 @@ COLUMNS = [*KEYS, "task", "psnr", "ssim", "params_added", "steps", "params_total
 def run(context: Context) -> None:
     """Run every cell that is not done, then gather what all cells of the profile found."""
     tracking.ensure_store()
+    _refuse_company()
     _snakemake("--unlock")
     _snakemake("--rerun-incomplete", "all")
     profile, grid = context.params.profile, cells_of(context.params)
@@ -71,6 +75,22 @@ def _read(profile: str, cell: Cell, file: str) -> pd.DataFrame:
     for place, (key, value) in enumerate(zip(KEYS, (profile, cell.study, cell.setting, cell.seed), strict=True)):
         table.insert(place, key, value)
     return table
+
+
+def _refuse_company() -> None:
+    """Stop where Snakemake is at work here already: unlocking is for what a killed one left behind.
+
+    Raises:
+        InputError: it names the process.
+    """
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(Path(part).name == "snakemake" for part in process.cmdline()) and process.cwd() == os.getcwd():
+                raise InputError(
+                    f"Snakemake (process {process.pid}) is working on the grid here; wait until it is done, or stop it"
+                )
 
 
 def _snakemake(*arguments: str) -> None:

@@ -20,6 +20,8 @@ from instruct_ipt.training.build import build_shared, cost
 from instruct_ipt.training.checkpoint import load_weights
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from instruct_ipt.data.stream import PatchStream
     from instruct_ipt.modulation import TaskModel
     from instruct_ipt.pipeline import Context
@@ -35,7 +37,7 @@ def run(context: Context) -> None:
         seed: training_stream(PREPARED, params.degradation, seed, params.training.real_share) for seed in settings.seeds
     }
     begun = time.perf_counter()
-    exact = _search(params, shared, streams)
+    exact = _search(params, shared, streams, context.checkpoints)
     searched = time.perf_counter()
     estimates, conflict = estimate(shared, streams, settings, params.training)
     # Seconds are a fact about this machine: they are shown live and enter no output.
@@ -55,7 +57,7 @@ def run(context: Context) -> None:
     write_json(context.out / SELECTION, {"groups": chosen, "chosen_by": how, "budget": settings.budget})
 
 
-def _search(params: Any, shared: TaskModel, streams: dict[int, PatchStream]) -> pd.DataFrame:
+def _search(params: Any, shared: TaskModel, streams: dict[int, PatchStream], checkpoints: Path) -> pd.DataFrame:
     """The exact search, scored on the validation split."""
     validation = Validation(PREPARED, params.degradation)
     total = len(streams) * len(TASKS) * len(shared.backbone.weight_groups())
@@ -67,4 +69,5 @@ def _search(params: Any, shared: TaskModel, streams: dict[int, PatchStream]) -> 
             params.sensitivity,
             params.training,
             advance,
+            checkpoints,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,11 +76,6 @@ class Checkpoints:
                 return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
             print(f"{path} is damaged; going back to the checkpoint before it", file=sys.stderr)
         return None
-
-    def clear(self) -> None:
-        """Delete the folder: the run is over."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.pt")) if self._folder is not None else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,9 @@ class Trainer:
     def train(self, phases: list[Phase]) -> list[list[Any]]:
         """Run the phases, resuming from the newest checkpoint; the model ends with its averaged (EMA) weights.
 
+        The last checkpoint is of the finished training and stays: what comes after it, other trainings of the same
+        stage among that, may be killed too. Who owns the folder deletes it once the weights have their place.
+
         Returns:
             History rows ``[step, task, loss, psnr, lr]``.
 
@@ -109,8 +112,10 @@ class Trainer:
                 if state is None or state["phase"] == number:
                     self._phase(number, phase, begun, state, advance)
                     state = None
+                    self._checkpoint(number + 1, 0, begun + phase.steps, None, [])
                 begun += phase.steps
-        self.checkpoints.clear()
+        if state is not None:
+            self._restore(state)
         return self.run.history
 
     def _progress(self, steps: int) -> AbstractContextManager[Advance]:
@@ -122,7 +127,13 @@ class Trainer:
         average = [p.detach().clone() for p in self.model.parameters()]
         first = 0
         if state is not None:
-            first = self._restore(state, optimiser, average)
+            first = state["done"]
+            self._restore(state)
+            # A phase not yet begun has no optimiser, and its weights are their own average.
+            if state["optimiser"]:
+                optimiser.load_state_dict(state["optimiser"])
+            for mine, saved in zip(average, state["average"] or self.model.parameters(), strict=True):
+                mine.copy_(saved.detach())
         counts = counts_of(self.settings.task_weights, self.settings.batch_per_task, phase.tasks or self.model.tasks)
         plan = [
             (begun + step, patch_at(step, phase.steps, self.settings.patches), counts)
@@ -245,27 +256,24 @@ class Trainer:
             self.observe(step, shown)
 
     def _checkpoint(
-        self, number: int, done: int, begun: int, optimiser: torch.optim.Optimizer, average: list[Tensor]
+        self, number: int, done: int, begun: int, optimiser: torch.optim.Optimizer | None, average: Sequence[Tensor]
     ) -> None:
+        """Keep the state after ``done`` steps of phase ``number``; a phase not yet begun has no optimiser."""
         state = {
             "phase": number,
             "done": done,
             "model": self.model.state_dict(),
-            "average": average,
-            "optimiser": optimiser.state_dict(),
+            "average": [mean.detach() for mean in average] if optimiser else [],
+            "optimiser": optimiser.state_dict() if optimiser else None,
             "history": self.run.history,
             "losses": self.run.losses,
             "skipped": [self.run.skipped, self.run.skipped_in_all],
         }
         self.checkpoints.save(begun + done, state)
 
-    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer, average: list[Tensor]) -> int:
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        for mine, saved in zip(average, state["average"], strict=True):
-            mine.copy_(saved)
         self.run = Run(state["history"], state["losses"], *state["skipped"])
-        return int(state["done"])
 
 
 def make_optimiser(model: TaskModel, settings: Any) -> torch.optim.Optimizer:

@@ -1,0 +1,103 @@
+"""A smoke replication in a folder of its own: made once for all tests, and copied by those that need one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from instruct_ipt.stage_table import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Copy:
+    """A copy of the repository in which commands run with the copy's own sources.
+
+    Args:
+        folder: where it stands.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(folder / "src"),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(folder / ".site"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    @classmethod
+    def fresh(cls, folder: Path) -> Copy:
+        """A copy at profile smoke in which nothing has run yet."""
+        for name in ("params.yaml", "dvc.yaml", "Snakefile"):
+            shutil.copy(ROOT / name, folder / name)
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        for name in ("src", "workflow", "data/catalogue"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        made = cls(folder)
+        made.run("dvc", "init", "--no-scm", "--quiet")
+        made.run("ipt", "profile", "smoke")
+        return made
+
+    @classmethod
+    def finished(cls, folder: Path) -> Copy:
+        """The copy in ``folder`` with every stage done; made by the first of the test processes that asks for it."""
+        with FileLock(folder.with_suffix(".lock")):
+            mark = folder / ".finished"
+            if not mark.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                assert cls.fresh(folder).repro() == list(STAGES), "every stage runs once, in order"
+                mark.touch()
+        return cls(folder)
+
+    def copied(self, folder: Path) -> Copy:
+        """This copy with all that has been done in it, once more in the empty or new ``folder``."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True, symlinks=True)
+        return Copy(folder)
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self) -> list[str]:
+        """Names of the stages that `dvc repro` ran."""
+        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro").stdout)
+
+    def jobs(self, *targets: str) -> int:
+        """How many cells `snakemake -n` would run."""
+        return self.run("snakemake", "-n", *targets).stdout.count("rule cell:")
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str):
+        """The copy with ``old`` replaced in ``file``; the file comes back as it was."""
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(text, encoding="utf-8")
+
+    def rows(self, file: str) -> list[dict[str, str]]:
+        with (self.folder / file).open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def manifest(self, folder: str) -> dict[str, str]:
+        return json.loads((self.folder / folder / "manifest.json").read_text(encoding="utf-8"))

@@ -1,0 +1,99 @@
+"""Two at once: one works, the other says why it does not, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.replication import Copy
+
+from .killing import digests, start
+from .tally import Tally
+
+pytestmark = pytest.mark.pipeline
+CELL = ("ipt", "cell", "rank", "constant-2", "0")
+
+
+@pytest.fixture
+def copy(replication: Copy, tmp_path: Path) -> Copy:
+    """A finished replication whose cell `rank/constant-2` is missing, and the network `film`."""
+    made = replication.copied(tmp_path / "copy")
+    for folder in ("ablations/smoke/rank", "ablations/smoke/adaptation", "models/film", ".dvc/cache/runs"):
+        shutil.rmtree(made.folder / folder)
+    return made
+
+
+def both(copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: str) -> tuple[int, str, int, str]:
+    """Start ``second`` once ``begun`` exists; exit code and words of each."""
+    one = start(copy, *first)
+    deadline = time.monotonic() + 60
+    while not (copy.folder / begun).exists() and one.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert one.poll() is None, one.communicate()[0]
+    other = start(copy, *second)
+    said_second = other.communicate(timeout=300)[0]
+    said_first = one.communicate(timeout=300)[0]
+    return one.returncode, said_first, other.returncode, said_second
+
+
+def test_two_trainings_of_one_cell(copy: Copy, tally: Tally) -> None:
+    """Two trainings of one cell at once: one works, the other says who is at it."""
+    kept = copy.folder / ".ipt" / "locks"
+    shutil.rmtree(kept, ignore_errors=True)
+    first, _, second, said = both(copy, CELL, CELL, ".ipt/locks")
+    assert (first, second) == (0, 2), said
+    assert said.count("\n") == 1 and "cell smoke/rank/constant-2/seed-0 is being made by process" in said
+    tally.add("pairs")
+
+
+def test_two_dvc_repro(copy: Copy, replication: Copy, tally: Tally) -> None:
+    """Two `dvc repro` at once: one finishes, the other says who holds it up, and the files are those of one run."""
+    shutil.rmtree(copy.folder / ".ipt" / "work", ignore_errors=True)
+    first, said_first, second, said = both(copy, ("dvc", "repro"), ("dvc", "repro"), ".ipt/work/train_film")
+    assert first == 0, said_first
+    assert second != 0 and "Traceback" not in said and ("is busy" in said or "is being made by process" in said), said
+    assert digests(copy.folder) == digests(replication.folder)
+    assert copy.repro() == []
+    tally.add("pairs")
+
+
+def test_two_snakemake(copy: Copy, tally: Tally) -> None:
+    """Two `snakemake` at once: one finishes, the other says that the folder is locked."""
+    shutil.rmtree(copy.folder / ".snakemake" / "locks", ignore_errors=True)
+    command = ("snakemake", "-c1", "rank")
+    log = "logs/ablations/smoke/rank/constant-2/seed-0.log"
+    (copy.folder / log).unlink()
+    first, said_first, second, said = both(copy, command, command, log)
+    assert first == 0, said_first
+    assert second != 0 and "Directory cannot be locked" in said and "Traceback" not in said, said
+    tally.add("pairs")
+
+
+def test_the_bridge_does_not_break_the_lock_of_a_snakemake_that_works(copy: Copy, tally: Tally) -> None:
+    """`dvc repro` while `snakemake` works on the grid: the stage says so and leaves its lock alone."""
+    log = "logs/ablations/smoke/rank/constant-2/seed-0.log"
+    (copy.folder / log).unlink()
+    first, said_first, second, said = both(copy, ("snakemake", "-c1", "rank"), ("ipt", "ablations"), log)
+    assert first == 0, said_first
+    assert second == 2 and "is working on the grid" in said and said.count("\n") == 1, said
+    tally.add("pairs")
+
+
+def test_a_lock_ends_with_its_process(copy: Copy, tally: Tally) -> None:
+    """A killed training leaves no lock behind."""
+    process = start(copy, *CELL)
+    locks = copy.folder / ".ipt" / "locks"
+    shutil.rmtree(locks, ignore_errors=True)
+    deadline = time.monotonic() + 60
+    while not list(locks.glob("cell-*.pid")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert list(locks.glob("cell-*.pid")), "it was at work"
+    done = subprocess.run(CELL, cwd=copy.folder, env=copy.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tally.add("killed")
