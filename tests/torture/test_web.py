@@ -182,8 +182,8 @@ def test_a_crowd(tmp_path: Path, many: Callable[[int, int], int], tally: Tally) 
         until(lambda: server.health()["taken"] == 0)
         threads, files = server.status("Threads"), server.files()
         with watch.looking(), ThreadPoolExecutor(CLIENTS) as pool:
-            rounds = many(1, 5)
-            for counts in pool.map(lambda seed: visit(town, seed, rounds), range(many(CLIENTS, 6 * CLIENTS))):
+            rounds = many(1, 4)
+            for counts in pool.map(lambda seed: visit(town, seed, rounds), range(many(CLIENTS, 4 * CLIENTS))):
                 for what, number in counts.items():
                     tally.add(what, number)
         assert [what for what in tally.counts if what.startswith("WRONG")] == []
@@ -193,6 +193,7 @@ def test_a_crowd(tmp_path: Path, many: Callable[[int, int], int], tally: Tally) 
         recovers(server, town, threads, files)
         assert watch.scratch == set() and server.on_disk() == disk
         tally.add("looks at the line", watch.polls)
+        tally.add("s the longest wait for a photo", round(max(town.waits)))
     said = server.errors.read_text(encoding="utf-8")
     assert "Traceback" not in said and "Exception" not in said, said
 

@@ -22,8 +22,9 @@ from instruct_ipt.restoration import Restorer
 from ..restoration import hostile
 
 RESTORE = "/api/restore?task=derain"
-SLOWEST = 60.0
-"""Seconds after which a client that means it has to have been served, however many others there are."""
+SLOWEST = 180.0
+"""Seconds after which a client that means it has to have been served, however many others there are. The server gives
+no numbers to those that it refuses: who comes again when a place is free has it, so some wait far longer than most."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Town:
         upload: seconds within which one has to be there.
         photos: files, and the pixels that their restored ones have to have.
         kept: sockets of those who neither speak nor leave.
+        waits: seconds until each of the honest had a photo.
     """
 
     port: int
@@ -43,6 +45,7 @@ class Town:
     upload: float
     photos: list[tuple[bytes, np.ndarray]]
     kept: list[socket.socket] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
 
 def photos(restorer: Restorer, sizes: list[tuple[int, int]]) -> list[tuple[bytes, np.ndarray]]:
@@ -117,7 +120,7 @@ def _body(reader: io.BufferedReader, headers: dict[str, str]) -> bytes:
 
 def honest(town: Town, chance: random.Random) -> dict[str, int]:
     """Ask until the photo is restored; a refusal has to say when to come again. What comes has to be right."""
-    photo, expected = chance.choice(town.photos)
+    photo, expected = town.photos[-1] if chance.random() < 0.05 else chance.choice(town.photos[:-1])
     live = chance.random() < 0.3
     refused, begun = 0, time.monotonic()
     while True:
@@ -127,6 +130,7 @@ def honest(town: Town, chance: random.Random) -> dict[str, int]:
             status, headers, body = client.answer()
         if status == 200:
             assert np.array_equal(_pixels(_photo_of(body) if live else body), expected), "nobody gets another's photo"
+            town.waits.append(time.monotonic() - begun)
             return {"photos restored": 1, "refused and come again": refused}
         assert status == 503 and 1 <= int(headers["retry-after"]) <= 600, (status, headers, body)
         assert time.monotonic() - begun < SLOWEST, f"refused {refused} times in {SLOWEST:g} s"
