@@ -11,17 +11,19 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro notebooks test torture bench lint status ui clean
+.PHONY: help setup repro notebooks test torture bench lint lock audit status ui clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## create .venv from requirements.lock
+setup: $(READY)  ## create .venv from requirements.lock (HASHED=1 compares every file with requirements.hashes.lock)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(HASHED),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements.hashes.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -46,7 +48,16 @@ bench: $(READY)  ## compare speed, memory, size and learning with named peers (h
 	@python -m benchmarks
 
 lint: $(READY)  ## check the code's style
-	@ruff check src tests workflow benchmarks notebooks && ruff format --check src tests benchmarks notebooks
+	@ruff check src tests tools workflow benchmarks notebooks && \
+		ruff format --check src tests tools benchmarks notebooks
+
+lock: $(READY)  ## write requirements.hashes.lock: the digest of every file of what requirements.lock names
+	@python tools/hashes.py
+
+audit: $(READY)  ## compare the digests with the package index, and ask pip-audit for known vulnerabilities
+	@python tools/hashes.py --check
+	@command -v pip-audit >/dev/null || { echo "audit: pip-audit is not installed; nothing was audited"; exit 1; }
+	@pip-audit --strict --disable-pip --require-hashes -r requirements.hashes.lock
 
 status: $(READY)  ## say what is up to date and what is not
 	@ipt status

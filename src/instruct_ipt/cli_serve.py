@@ -28,6 +28,9 @@ def serve(
     max_megabytes: Annotated[float, typer.Option(min=0.001, max=2000, help="Largest file.")] = 50,
     max_megapixels: Annotated[float, typer.Option(min=0.001, max=100, help="Largest photo.")] = 50,
     max_seconds: Annotated[float, typer.Option(min=1, help="Longest work on one photo.")] = 900,
+    max_upload_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest upload; it may pause for an eighth of that, at most 15 s.")
+    ] = 120,
     queue: Annotated[int, typer.Option(min=0, help="Photos that may wait while one is worked on.")] = 8,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name by which the server may be called; repeat for several.")
@@ -44,27 +47,20 @@ def serve(
 
     from instruct_ipt.restoration import Restorer
     from instruct_ipt.web import Limits, create_app
+    from instruct_ipt.web.connections import configured
     from instruct_ipt.web.limits import MB
 
-    limits = Limits(round(max_megabytes * MB), round(max_megapixels * MB), max_seconds, queue)
+    pause = min(Limits.pause, max_upload_seconds / 8)
+    limits = Limits(
+        round(max_megabytes * MB), round(max_megapixels * MB), max_seconds, queue, pause, max_upload_seconds
+    )
     own = socket.gethostname()
     painter = _painter(denoiser)
     app = create_app(Restorer.load(weights), limits, [host, own, *(allow_host or [])], painter)
     with _listening(host, port) as listener:
         _tell(host, listener.getsockname()[1], "restores, fills in and extends" if painter else "restores")
-        # h11 bounds the headers; connections beyond those of the line and a few that ask for small things are refused.
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=queue + 64,
-            timeout_graceful_shutdown=2,
-        )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended in good order
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(configured(app, limits)).run(sockets=[listener])
 
 
 def _painter(folder: Path | None) -> Painter | None:

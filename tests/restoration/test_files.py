@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from PIL import Image, ImageCms
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.restoration.files import encode, read, read_header, side_by_side, write
+
+from . import hostile
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -255,3 +258,17 @@ def test_before_and_after_stand_side_by_side():
         ).ndim
         == 3
     )
+
+
+def test_a_small_png_does_not_fill_the_memory_with_its_texts():
+    megabyte = zlib.compress(bytes(2**20 - 1), 9)
+    texts = [hostile.block(b"zTXt", b"%d\0\0" % number + megabyte) for number in range(63)]
+    content = hostile.png(1, 1, 8, 0, b"\0\0", *texts)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="damaged: Too much memory used in text chunks"):
+            read_header(content)
+        assert len(content) < 100_000 and tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert read_header(hostile.png(1, 1, 8, 0, b"\0\0", *texts[:2])).width == 1

@@ -25,6 +25,7 @@ from instruct_ipt.modulation import RankRule, TaskModel, modulate
 from instruct_ipt.restoration import Guides, Restorer
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.web import Limits, create_app, line
+from instruct_ipt.web.connections import configured
 
 from ..restoration import hostile, nets
 
@@ -183,8 +184,7 @@ def serving(restorer: Restorer, limits: Limits | None = None, painter: Painter |
     """The address of a server that runs inside the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         app = create_app(restorer, limits, ["photos.example"], painter)
-        config = uvicorn.Config(app, http="h11", log_level="error", access_log=False, timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configured(app, limits or Limits()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         until(lambda: server.started)

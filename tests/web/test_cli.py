@@ -50,6 +50,17 @@ def test_it_says_where_it_is_answers_and_ends_on_control_c(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["weights"], "nothing was left behind"
 
 
+def test_the_time_of_an_upload_can_be_set(tmp_path: Path) -> None:
+    nets.write_release(tmp_path / "weights")
+    with served(tmp_path, "--max-upload-seconds", "2") as (url, _):
+        address = url.removeprefix("http://").rstrip("/")
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=60) as client:
+            head = f"POST /api/restore?task=derain HTTP/1.1\r\nHost: {address}\r\nContent-Length: 9\r\n\r\n"
+            client.sendall(head.encode())
+            answer = client.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"within 0.25 s, and all of it within 2 s" in answer
+
+
 @pytest.mark.parametrize("options", [("--denoiser", "mine"), ()], ids=["named", "the usual one"])
 def test_with_a_denoiser_it_fills_in_too(tmp_path: Path, options: tuple[str, ...]) -> None:
     nets.write_release(tmp_path / "weights")

@@ -30,6 +30,8 @@ QUALITY = 95
 # Pillow knows fifty formats, and some of them start other programs. These are pictures, and well tested.
 _READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _GAP = 8  # pixels between the two sides of a comparison
+# Pillow unpacks up to 64 MiB of text from a few kilobytes of a PNG, already when it is asked for the size.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 
 Source = Path | bytes
 

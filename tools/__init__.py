@@ -1,0 +1,1 @@
+"""Small programs about the repository itself."""
