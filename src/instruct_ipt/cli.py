@@ -1,7 +1,8 @@
-"""`ipt`, the command line. Thin: it parses, calls a stage, and turns an InputError into one line."""
+"""`ipt`, the command line. Thin: it parses, calls a stage, and turns an InputError or a full disk into one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from instruct_ipt import cli_data, cli_fill, cli_restore, cli_serve, cli_task
+from instruct_ipt.disk import complaint, naming
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
 
@@ -158,13 +160,29 @@ def mlflow_sync() -> None:
     print(f"{sync()} runs added")
 
 
+def _flush() -> None:
+    """Write out what was printed. A reader that is gone has seen enough, as in `ipt status | head -1`."""
+    try:
+        with naming(Path("standard output")):
+            sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try again at its end, and complain in words of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            raise
+
+
 def main() -> None:
     """Entry point: errors that a person can mend are one line and exit code 2; `IPT_DEBUG=1` shows the traceback."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        app()
-    except InputError as error:
-        if os.environ.get("IPT_DEBUG"):
+        try:
+            app()
+        finally:
+            _flush()
+    except (InputError, OSError) as error:
+        said = complaint(error) if isinstance(error, OSError) else str(error)
+        if said is None or os.environ.get("IPT_DEBUG"):
             raise
-        print(f"ipt: {error}", file=sys.stderr)
+        print(f"ipt: {said}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,6 @@ in exactly one half; :func:`load` merges the chosen profile into the sections an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.paths import PARAMS
 from instruct_ipt.tasks import TASKS
@@ -455,9 +455,7 @@ def set_profile(profile: str, path: Path = PARAMS) -> bool:
     if old == profile:
         return False
     lines[index] = lines[index].replace(f" {old}", f" {profile}", 1)
-    temporary = path.with_suffix(".yaml.tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(lines).encode())
     return True
 
 

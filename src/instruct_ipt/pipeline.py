@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instruct_ipt import disk, provenance, runs, tracking
 from instruct_ipt import params as params_module
-from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.exclusive import alone
 from instruct_ipt.paths import RUNTIME, SCRATCH
@@ -108,7 +108,7 @@ def _run(stage: Stage) -> None:
         tracker=tracking.start(runs.stage_card(stage, started), configuration.mlflow),
     )
     begun = time.monotonic()
-    with context.tracker:
+    with context.tracker, disk.naming(work):
         importlib.import_module(stage.modules[0]).run(context)
         if stage.in_place:
             provenance.write_json(stage.provenance, started)
@@ -153,7 +153,7 @@ def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str
     begun = time.monotonic()
     # A reader is made as fast as it is looked for.
     equal = None if study == INSTRUCTION else finished_equal(configuration, cell)
-    with tracking.start(card, configuration.mlflow) as tracker:
+    with tracking.start(card, configuration.mlflow) as tracker, disk.naming(work):
         if equal is not None:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
         else:
@@ -256,9 +256,11 @@ def _publish(stage: Stage, work: Path, record: dict[str, Any]) -> None:
         if stage.is_folder:
             provenance.write_json(source / "provenance.json", record)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(source, target)
     if not stage.is_folder:
-        provenance.write_json(stage.provenance, record)
+        provenance.write_json(work / stage.provenance, record)
+    # All is written before the first name is given: from here on nothing needs room on the disk.
+    for out in (*stage.outputs, *(() if stage.is_folder else (stage.provenance,))):
+        _replace(work / out, Path(out))
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -267,7 +269,11 @@ def _replace(source: Path, target: Path) -> None:
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
-        os.replace(source, target)
+        try:
+            os.replace(source, target)
+        except OSError:
+            os.replace(old, target)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(source, target)
@@ -282,9 +288,15 @@ def note_runtime(name: str, seconds: float) -> None:
     versions = " ".join(f"{p}={importlib.metadata.version(p)}" for p in ("torch", "numpy", "scikit-image"))
     hardware = f"{platform.machine()} {os.cpu_count()} cores"
     row = [name, f"{seconds:.1f}", f"{usage / 1024:.0f}", hardware, f"python={platform.python_version()} {versions}"]
-    new = not RUNTIME.exists()
-    with RUNTIME.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
-        writer.writerow(row)
+    before = RUNTIME.stat().st_size if RUNTIME.exists() else 0
+    try:
+        with disk.naming(RUNTIME), RUNTIME.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            if not before:
+                writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
+            writer.writerow(row)
+    except OSError:
+        # Half a row would spoil the next one.
+        if RUNTIME.exists():
+            os.truncate(RUNTIME, before)
+        raise

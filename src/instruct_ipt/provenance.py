@@ -13,18 +13,19 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from instruct_ipt.disk import write_whole
 
 PACKAGE = "instruct_ipt"
 
 # Modules that cannot change a byte of an output: messages, places, progress bars, records, and the schema, whose values
 # are recorded themselves. They do not count as code of a stage, or rewording a message would retrain the world.
 PLUMBING = {
-    "__init__.py", "errors.py", "params.py", "paths.py", "progress.py", "provenance.py", "runs.py", "stage_table.py",
-    "tracking.py",
+    "__init__.py", "disk.py", "errors.py", "params.py", "paths.py", "progress.py", "provenance.py", "runs.py",
+    "stage_table.py", "tracking.py",
 }  # fmt: skip
 
 
@@ -47,10 +48,7 @@ def manifest_of(folder: Path) -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as sorted, indented JSON under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def source_root() -> Path:

@@ -6,9 +6,11 @@ import csv
 import io
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from instruct_ipt.disk import naming, write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.params import Params, load
 from instruct_ipt.paths import ABLATIONS, FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
@@ -46,14 +48,29 @@ def snapshot(readme: Path = Path("README.md"), grid: bool = False) -> Path:
     for source in kept:
         if not source.is_file():
             raise InputError(f"{source} does not exist; `make repro` makes it")
-    folder = Path("docs") / profile
-    folder.mkdir(parents=True, exist_ok=True)
-    if profile == README_PROFILE and not grid:
-        _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
+    folder, scratch = Path("docs") / profile, Path("docs") / f".{profile}.snapshot"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with naming(folder):
+            _fill(scratch, kept, params, grid)
+            folder.mkdir(exist_ok=True)
+            # All is written before the first earlier file goes.
+            if profile == README_PROFILE and not grid:
+                _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
+            for made in sorted(scratch.iterdir()):
+                os.replace(made, folder / made.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _fill(folder: Path, kept: Sequence[Path], params: Params, grid: bool) -> None:
+    """Write the files of `docs/<profile>/` into an empty folder."""
     for source in kept:
         shutil.copy(source, folder / source.name)
     if grid:
-        _write_grid_tables(folder, profile)
+        _write_grid_tables(folder, params.profile)
     for name in () if grid else PICTURES:
         (folder / f"{name}.jpg").write_bytes(_small_jpeg(FIGURES / f"{name}.png"))
     with (folder / "runtime.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -61,7 +78,6 @@ def snapshot(readme: Path = Path("README.md"), grid: bool = False) -> Path:
         writer.writerow(["stage", "seconds", "peak_mib", "hardware", "versions"])
         rows = [*_runtime(GRID_STAGES if grid else tuple(STAGES)), _cells_together(params)]
         writer.writerows([row[key] for key in ("stage", "seconds", "peak_mib", "hardware", "versions")] for row in rows)
-    return folder
 
 
 def _results(profile: str) -> str:
@@ -147,9 +163,7 @@ def _replace_block(readme: Path, block: str) -> None:
     if START not in text or END not in text:
         raise InputError(f"{readme} has no block between {START} and {END}; put the two lines where the results belong")
     before, _, rest = text.partition(START)
-    temporary = readme.with_suffix(".md.tmp")
-    temporary.write_text(before + block + rest.partition(END)[2], encoding="utf-8")
-    os.replace(temporary, readme)
+    write_whole(readme, (before + block + rest.partition(END)[2]).encode())
 
 
 def _small_jpeg(path: Path) -> bytes:

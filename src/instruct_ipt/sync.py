@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from instruct_ipt import params, runs, tracking
+from instruct_ipt.disk import complaint
 from instruct_ipt.errors import InputError
 
 
@@ -22,4 +23,6 @@ def sync() -> int:
         with tracking.opened(view) as store:
             return store.add_missing(entries)
     except Exception as error:
+        if isinstance(error, OSError) and complaint(error):
+            raise
         raise InputError(tracking.unreachable(error)) from None

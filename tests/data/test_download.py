@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 import os
 import random
 import signal
@@ -253,3 +254,18 @@ def test_the_catalogue_lists_every_file_of_the_mirror():
     listed = {e.path: e.sha256 for d in select(catalogue, "benchmark") for e in d.entries}
     with (REAL / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         assert listed == {row["path"]: row["sha256"] for row in csv.DictReader(stream)}
+
+
+def test_a_write_that_takes_a_part_goes_on_with_the_rest():
+    """As a disk that is nearly full does it: without an error, and without a checksum nothing else would notice."""
+
+    class Short(io.RawIOBase):
+        found = b""
+
+        def write(self, data) -> int:
+            self.found += bytes(data[:3])
+            return min(3, len(data))
+
+    stream = Short()
+    download._write(stream, b"0123456789")
+    assert stream.found == b"0123456789"

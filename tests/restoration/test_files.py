@@ -238,7 +238,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     write(path, b"two", force=True)
     assert path.read_bytes() == b"two"
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(InputError, match="cannot be written: No space left"):
+    with pytest.raises(InputError, match="a.png cannot be written: the disk is full; make room"):
         write(path, b"three", force=True)
     assert path.read_bytes() == b"two" and [p.name for p in path.parent.iterdir()] == ["a.png"]
 

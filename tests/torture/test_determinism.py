@@ -18,7 +18,7 @@ from .tally import Tally
 
 def trained(steps: int, workers: int = 0, threads: int = 1) -> dict[str, torch.Tensor]:
     """Weights after ``steps`` steps of synchronous training of the tiny network."""
-    update = {"steps": steps, "validate_every": steps, "checkpoint_every": steps, "workers": workers, "threads": threads}
+    update = {"steps": steps, "validate_every": steps, "workers": workers, "threads": threads}
     network = build_modulation("tiny", 0, ["attention.qkv", "ffn.in", "norm"], RankRule("constant", 2))
     try:
         Trainer(network, stream(), smoke().training.model_copy(update=update)).train([Phase(steps, True, True)])

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from instruct_ipt.data.download import MARGIN
 from instruct_ipt.data.images import EXTENSIONS, image_size
+from instruct_ipt.disk import complaint
 from instruct_ipt.errors import InputError
 from instruct_ipt.provenance import sha256_file
 
@@ -63,6 +64,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: i
     except InputError:
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and complaint(error):
+            raise
         raise InputError(f"{archive}: cannot be unpacked: {' '.join(str(error).split())}; fetch it again") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -11,7 +11,6 @@ a value with the place where it was read, or nothing, which is shown as `unverif
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from instruct_ipt.data.images import EXTENSIONS
+from instruct_ipt.disk import whole, write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 
@@ -216,20 +216,15 @@ def write_custom(dataset: DataSet, folder: Path = CATALOGUE) -> list[Path]:
     Each is written under a temporary name and renamed, the description last: without it the list counts for nothing.
     """
     home = folder / "custom"
-    home.mkdir(parents=True, exist_ok=True)
     table, description = home / f"{dataset.name}.csv", home / f"{dataset.name}.yaml"
     values = {"title": dataset.title, "task": dataset.task, "layout": dataset.layout, "note": dataset.note}
     values |= {"folder": dataset.folder, "facts": {}}
-    temporary = table.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for entry in dataset.entries:
             writer.writerow([dataset.name, *("" if (v := getattr(entry, c)) is None else v for c in COLUMNS[1:])])
-    os.replace(temporary, table)
-    temporary = description.with_suffix(".yaml.tmp")
-    temporary.write_text(yaml.safe_dump({dataset.name: values}, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, description)
+    write_whole(description, yaml.safe_dump({dataset.name: values}, sort_keys=False, allow_unicode=True).encode())
     return [description, table]
 
 

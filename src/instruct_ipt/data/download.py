@@ -20,10 +20,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from instruct_ipt.disk import complaint
 from instruct_ipt.errors import InputError
 from instruct_ipt.provenance import sha256_file, write_json
 
@@ -132,8 +134,11 @@ class Stamps:
         # Another process may save at the same moment: each has a temporary name of its own.
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         with self._lock, suppress(OSError):
-            temporary.write_text(json.dumps(self._known, sort_keys=True), encoding="utf-8")
-            os.replace(temporary, self.path)
+            try:
+                temporary.write_text(json.dumps(self._known, sort_keys=True), encoding="utf-8")
+                os.replace(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 def read_lock(lock: Path) -> dict[str, dict[str, Any]]:
@@ -274,7 +279,8 @@ class _Run:
         failures, saved = [], time.monotonic()
         for future in as_completed(waiting):
             if error := future.exception():
-                failures.append((waiting[future], str(error)))
+                said = complaint(error) if isinstance(error, OSError) else None
+                failures.append((waiting[future], said or str(error)))
             if time.monotonic() - saved > _SAVE_EVERY:
                 self.stamps.save()
                 saved = time.monotonic()
@@ -349,7 +355,12 @@ class _Run:
         source = Path(self.mirror, *PurePosixPath(entry.path).parts)
         if not source.is_file():
             raise InputError(f"the mirror {self.mirror} has no such file")
-        shutil.copyfile(source, part)
+        try:
+            shutil.copyfile(source, part)
+        except OSError:
+            # Nothing goes on from half a copy, and what is short now is room.
+            part.unlink(missing_ok=True)
+            raise
         self._count(size_of(part), entry.path)
 
     def _download(self, url: str, entry: Entry, part: Path) -> None:
@@ -446,7 +457,7 @@ class _Run:
         with part.open("ab", buffering=0) as stream:
             # Raw: a server that labels a .tar.gz as gzip-encoded content must not have it unpacked here.
             for chunk in answer.raw.stream(_CHUNK, decode_content=False):
-                stream.write(chunk)
+                _write(stream, chunk)
                 self._count(len(chunk), entry.path)
                 if self._stop.is_set():
                     raise InputError("interrupted")
@@ -478,6 +489,13 @@ def _partial(root: Path, entry: Entry) -> Path:
     # Two entries may have the same content; the path keeps their parts apart.
     tail = hashlib.sha256(entry.path.encode()).hexdigest()[:8]
     return root / ".partial" / f"{name}-{tail}"
+
+
+def _write(stream: RawIOBase, chunk: bytes) -> None:
+    """Write all of a chunk: on a disk that is nearly full the system takes a part of it, and says so by a number."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 def size_of(path: Path) -> int:

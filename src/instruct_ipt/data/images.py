@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from instruct_ipt.disk import whole
 from instruct_ipt.errors import InputError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -48,10 +48,8 @@ def read_image(path: Path) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) as PNG under a temporary name, then rename; the same pixels give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
 
 
 def to_float(image: np.ndarray) -> np.ndarray:

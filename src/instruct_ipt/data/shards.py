@@ -50,12 +50,18 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        if kind is not None:
-            for file in self._files:
-                self._temporary(file).unlink()
-            return
+        try:
+            if self._stream is not None:
+                self._stream.close()
+            if kind is None:
+                self._publish()
+        finally:
+            # After a full disk, too, which may strike at the last byte; what has got its name is not found here.
+            for file in (*self._files, "index.csv"):
+                self._temporary(file).unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        """Write the index, and give all files their names."""
         with self._temporary("index.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(COLUMNS)

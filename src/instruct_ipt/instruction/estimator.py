@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import softmax
 
+from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 
@@ -177,13 +178,13 @@ class Estimator:
 
     def save(self, folder: Path) -> None:
         """Write `estimator.safetensors` and `estimator.json`."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        folder.mkdir(parents=True, exist_ok=True)
         names = ("mean", "scale", "weight", "bias")
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in names}, folder / "estimator.safetensors")
+        packed = save({name: np.ascontiguousarray(getattr(self, name)) for name in names})
+        write_whole(folder / "estimator.safetensors", packed)
         content = {"classes": CLASSES, "size": self.size}
-        (folder / "estimator.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_whole(folder / "estimator.json", (json.dumps(content) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path) -> Estimator:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.instruction import encoders, rules
 from instruct_ipt.instruction.encoders import Encoder
@@ -104,14 +105,14 @@ class Reader:
 
     def save(self, folder: Path) -> None:
         """Write `reader.json` and `head.safetensors`; nothing is pickled."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         values, arrays = self.encoder.state()
-        folder.mkdir(parents=True, exist_ok=True)
         content = {"outputs": OUTPUTS, "threshold": self.threshold, "spelling": self.speller.known, **values}
-        (folder / "reader.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / "reader.json", (json.dumps(content, ensure_ascii=False) + "\n").encode())
         own = {"weight": self.head.weight, "bias": self.head.bias, "knots": self.head.knots}
-        save_file({name: np.ascontiguousarray(a) for name, a in (own | arrays).items()}, folder / "head.safetensors")
+        packed = save({name: np.ascontiguousarray(a) for name, a in (own | arrays).items()})
+        write_whole(folder / "head.safetensors", packed)
 
     @classmethod
     def load(cls, folder: Path) -> Reader:

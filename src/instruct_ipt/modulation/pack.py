@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from instruct_ipt.disk import write_whole
 
 from .modulated import Modulated
 
@@ -83,17 +84,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
         OSError: the folder cannot be written.
     """
     data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, dict(header))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
 
 
 def _slices(model: Modulated, task: str) -> dict[str, Tensor]:

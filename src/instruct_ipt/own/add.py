@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from instruct_ipt.disk import FULL, naming
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import BACKBONE_FILE, backbone_digest, save_pack
 from instruct_ipt.paths import WEIGHTS
@@ -189,8 +190,11 @@ def _staged(source: Path, final: Path, task: str) -> Iterator[Path]:
                     _link(path, stage / path.name)
         else:
             write_release(source, stage)
-        yield stage
+        with naming(stage):
+            yield stage
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise InputError(f"{final} cannot be written: {error}; copy it and name the copy with --weights") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -14,10 +14,11 @@ from typing import BinaryIO
 import torch
 
 from instruct_ipt.data.images import EXTENSIONS
+from instruct_ipt.disk import complaint, naming
 from instruct_ipt.errors import InputError
 
 from .choice import Choice
-from .files import SUFFIXES, Header, encode, format_of, read, read_header, read_stream, side_by_side, write
+from .files import SUFFIXES, Header, encode, format_of, read, read_header, read_stream, side_by_side, write_all
 from .restorer import DEFAULT_TILE, Restorer, Task
 
 STREAM = "-"
@@ -290,9 +291,13 @@ def _done(
     except InputError as problem:
         error = str(problem)
     except Exception as defect:  # the other files are not to suffer from it
-        if os.environ.get("IPT_DEBUG"):
+        error = complaint(defect) if isinstance(defect, OSError) else None
+        if error is None and os.environ.get("IPT_DEBUG"):
             raise
-        error = f"unexpected {type(defect).__name__}: {' '.join(str(defect).split())[:200]} (IPT_DEBUG=1 shows where)"
+        error = (
+            error
+            or f"unexpected {type(defect).__name__}: {' '.join(str(defect).split())[:200]} (IPT_DEBUG=1 shows where)"
+        )
     output = None if error else STREAM if job.target is None else str(job.target)
     guess = str(chosen) if chosen is not None and chosen.source == "image" else None
     return Outcome(job.name, output, error, *_size(job), time.monotonic() - begun, guess)
@@ -312,10 +317,12 @@ def _restore(
     comparison = side_by_side(before, after) if settings.compare else None
     if job.target is None:
         assert stdout is not None
-        stdout.write(written)
-        stdout.flush()
+        with naming(Path("standard output")):
+            stdout.write(written)
+            stdout.flush()
         return chosen
-    write(job.target, written, settings.force)
+    contents = {job.target: written}
     if comparison is not None and job.comparison is not None:
-        write(job.comparison, comparison, settings.force)
+        contents[job.comparison] = comparison
+    write_all(contents, settings.force)
     return chosen

@@ -6,8 +6,8 @@ is never left behind.
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from instruct_ipt.backbone import UShape
+from instruct_ipt.disk import complaint, whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import BACKBONE_FILE
 from instruct_ipt.modulation.pack import write_safetensors
@@ -80,24 +81,17 @@ def export(
     network = restorer.network(task, strength)
     shares = {name: weight for name, weight in restorer.task_weights(task).items() if weight > 0}
     facts = {"tasks": shares, "strength": strength, "architecture": describe_architecture(network)}
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as temporary:
+            _WRITERS[format](network, temporary, facts)
+            difference = largest_difference(network, _READERS[format](temporary))
+            if not difference <= BOUND:
+                raise InputError(
+                    f"{path} is not written: as {format} the network gives values that differ by {difference:.1e}, more"
+                    f" than {BOUND:g}; take another format, and report this"
+                )
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}") from error
-    try:
-        _WRITERS[format](network, temporary, facts)
-        difference = largest_difference(network, _READERS[format](temporary))
-        if not difference <= BOUND:
-            raise InputError(
-                f"{path} is not written: as {format} the network gives values that differ by {difference:.1e}, more"
-                f" than {BOUND:g}; take another format, and report this"
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise InputError(complaint(error) or f"{path} cannot be written: {error}") from error
     return Exported(path, path.stat().st_size, difference)
 
 
@@ -179,29 +173,33 @@ def _write_safetensors(network: UShape, path: Path, facts: Mapping[str, Any]) ->
 def _write_torchscript(network: UShape, path: Path, facts: Mapping[str, Any]) -> None:
     with _quiet():
         recorded = torch.jit.trace(Traceable(network), torch.rand(_RECORDED[0], 3, *_RECORDED[1:]), check_trace=False)
-        torch.jit.save(recorded, str(path), _extra_files={f"{_KEY}.json": json.dumps(facts, sort_keys=True)})
+        content = io.BytesIO()
+        # Not to the file itself: on a full disk torch raises an error that does not say so.
+        torch.jit.save(recorded, content, _extra_files={f"{_KEY}.json": json.dumps(facts, sort_keys=True)})
+    path.write_bytes(content.getvalue())
 
 
 def _write_onnx(network: UShape, path: Path, facts: Mapping[str, Any]) -> None:
     import onnx
 
+    content = io.BytesIO()
     axes = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         # The exporter that records a run. The newer one (dynamo=True) needs onnxscript, which this one does not.
         torch.onnx.export(
             Traceable(network),
             (torch.rand(_RECORDED[0], 3, *_RECORDED[1:]),),
-            str(path),
+            content,
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
             output_names=["restored"],
             dynamic_axes={"image": axes, "restored": axes},
         )
-    model = onnx.load(str(path))
+    model = onnx.load_from_string(content.getvalue())
     onnx.helper.set_model_props(model, {_KEY: json.dumps(facts, sort_keys=True)})
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    path.write_bytes(model.SerializeToString())
 
 
 class _quiet(warnings.catch_warnings):

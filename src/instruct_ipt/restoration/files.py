@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from instruct_ipt.data import images
+from instruct_ipt.disk import complaint
 from instruct_ipt.errors import InputError
 
 from .pictures import Picture, from_pil, metadata_of, to_pil
@@ -134,23 +135,34 @@ def preview(picture: Picture) -> bytes:
 
 
 def write(path: Path, content: bytes, force: bool) -> None:
-    """Write a file whole or not at all: under another name in the same folder, then renamed.
+    """`write_all` of one file."""
+    write_all({path: content}, force)
+
+
+def write_all(contents: Mapping[Path, bytes], force: bool) -> None:
+    """Write files whole, and all of them or none: under other names in the same folders, then renamed.
 
     Raises:
-        InputError: the file exists and `force` is not given, or the folder cannot be written.
+        InputError: one of them exists and `force` is not given, or cannot be written.
     """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_bytes(content)
+        for path in contents:
             if path.exists() and not force:
                 raise InputError(f"{path} exists; give --force to replace it")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        for path in contents:
+            os.replace(temporary[path], path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        error.filename, error.filename2 = str(path), None
+        raise InputError(complaint(error) or f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        for name in temporary.values():
+            # A disk that is read-only refuses to remove even what is not there.
+            with contextlib.suppress(OSError):
+                name.unlink()
 
 
 def read_stream(stream: BinaryIO) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from instruct_ipt.backbone import BackboneConfig, NafConfig, NafNet, UNet, UShape, UShapeConfig, build_backbone
+from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import (
     BACKBONE_FILE,
@@ -211,6 +214,30 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
     model = _from_replication(source)
     _spare_own_tasks(model, out)
     params, metrics = _record(source)["params"], _json(source / "metrics.json")
+    with _staged(out) as stage:
+        _fill(stage, model, source, params, metrics)
+    return model
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A hidden folder in ``out``, whose files move to ``out`` once all are there; gone at the end, whatever happens."""
+    stage = out / ".releasing"
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        yield stage
+        written = [path.relative_to(stage) for path in sorted(stage.rglob("*")) if path.is_file()]
+        for path in written:
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+        # The backbone last: a folder without it is no release, and who was stopped here may simply try again.
+        for path in sorted(written, key=lambda path: path.name == BACKBONE_FILE):
+            os.replace(stage / path, out / path)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _fill(out: Path, model: Modulated, source: Path, params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Write the files of a release into an empty folder."""
     reached = {task: {"validation_psnr_db": psnr} for task, psnr in metrics["validation_psnr"].items()}
     save_release(
         model,
@@ -220,10 +247,9 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
         architecture=describe_architecture(model.backbone),
     )
     for name in (INSTRUCTION, ESTIMATOR):
-        if (source.parent / name).is_dir():
-            shutil.copytree(source.parent / name, out / name, dirs_exist_ok=True)
-    (out / "README.md").write_text(_card(model, params, metrics), encoding="utf-8")
-    return model
+        for path in sorted((source.parent / name).glob("*")):
+            write_whole(out / name / path.name, path.read_bytes())
+    write_whole(out / "README.md", _card(model, params, metrics).encode())
 
 
 def _spare_own_tasks(model: Modulated, out: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from instruct_ipt.data.fetching import fetch_sets, files_of
 from instruct_ipt.data.photographs import BUNDLED, locate
+from instruct_ipt.disk import whole
 from instruct_ipt.paths import RAW
 from instruct_ipt.progress import progress
 from instruct_ipt.provenance import sha256_file, write_json
@@ -44,8 +45,7 @@ def _bundled(raw: Path) -> dict[str, str]:
     for photograph in BUNDLED:
         source = locate(photograph)
         target = folder / f"{photograph.name}{source.suffix}"
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        with whole(target) as temporary:
+            shutil.copyfile(source, temporary)
         found[target.relative_to(raw).as_posix()] = sha256_file(target)
     return found

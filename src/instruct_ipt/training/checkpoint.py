@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from instruct_ipt.disk import whole, write_whole
 from instruct_ipt.errors import InputError
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically; the same tensors give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in sorted(state.items())}, temporary)
-    os.replace(temporary, path)
+    # The package's own save_file has an error of its own for a full disk, and leaves half a file behind.
+    write_whole(path, save({name: tensor.detach().contiguous().cpu() for name, tensor in sorted(state.items())}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -53,18 +51,12 @@ class Checkpoints:
         """Write the state after ``step`` steps, then drop all but the last two."""
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{step:08d}.pt"
-        temporary = path.with_suffix(".tmp")
         payload = io.BytesIO()
         torch.save(state, payload)
-        with temporary.open("wb") as stream:
+        with whole(self._folder / f"step-{step:08d}.pt") as temporary, temporary.open("wb") as stream:
             # The digest in front tells a damaged file before anything tries to read it.
             stream.write(hashlib.sha256(payload.getbuffer()).digest())
             stream.write(payload.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
         for old in self._paths()[:-2]:
             old.unlink()
 

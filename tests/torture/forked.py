@@ -1,0 +1,119 @@
+"""Many `ipt` commands without many starts of Python: a process that has imported everything forks one for each.
+
+A forked command is a process of its own, with its own working directory, environment and limits, and dies alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "torch",
+    "pandas",
+    "matplotlib.figure",
+    "instruct_ipt.pipeline",
+    "instruct_ipt.stages._training",
+    "mlflow.tracking",
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (negative: the signal) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> list[str]:
+        """The lines on standard error but for the one of tracking, which has a life of its own."""
+        return [line for line in self.err.splitlines() if not line.startswith("tracking is off for this run")]
+
+
+class Ipt:
+    """The process that forks. ``ipt(folder, "train-film")`` runs a command there and waits for its end."""
+
+    def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
+        self._process, self._scratch = process, scratch
+
+    def __call__(self, folder: Path, *command: str, largest: int | None = None, **environment: str) -> Ended:
+        """Run ``ipt command`` in ``folder``; with ``largest``, no file may have more bytes."""
+        out, err = self._scratch / "out", self._scratch / "err"
+        ask = [str(folder), command, environment, largest, str(out), str(err)]
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(ask) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Ended(code, *(path.read_text(encoding="utf-8") for path in (out, err)))
+
+
+@contextmanager
+def forking() -> Iterator[Ipt]:
+    """The forking process; without a tracking store, and with one thread."""
+    # No server listens there: a command that tracks says so in one line and goes on.
+    own = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    own |= {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+    command = [sys.executable, "-m", "tests.torture.forked"]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | own, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process,
+    ):
+        yield Ipt(process, Path(scratch))
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _child(folder: str, command: list[str], environment: dict[str, str], largest: int | None, *files: str) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    from instruct_ipt.cli import main
+
+    sys.argv = ["ipt", *command]
+    code: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _serve() -> None:
+    import torch
+
+    # A process that has had several threads cannot be forked safely.
+    torch.set_num_threads(1)
+    for name in HEAVY:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _child(*json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

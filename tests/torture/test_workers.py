@@ -1,0 +1,83 @@
+"""Memory that runs out: the system kills a process that makes batches."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .disks import Disk
+from .forked import ROOT, Ipt
+from .tally import Tally
+from .test_disk import ipt, prepared, ran  # noqa: F401
+
+
+def test_a_killed_loader_costs_the_steps_since_the_last_checkpoint(
+    ipt: Ipt,  # noqa: F811
+    prepared: Path,  # noqa: F811
+    tmp_path: Path,
+    tally: Tally,
+    many: Callable[[int, int], int],
+):
+    """Kill the process that makes batches, as a system without memory does, in the middle of `ipt train-shared`."""
+    shutil.copytree(prepared, base := tmp_path / "base")
+    longer(base / "params.yaml")
+    shutil.copytree(base, usual := tmp_path / "usual")
+    ran(ipt(usual, "train-shared"))
+    shutil.copytree(base, work := tmp_path / "work")
+    before: list[str] = []
+    for _ in range(many(1, 4)):
+        ended = killed(work, before)
+        assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+        said = [line for line in ended.stderr.splitlines() if not line.startswith("tracking is off")]
+        assert len(said) == 1 and "ran out; lower training.workers in params.yaml" in said[0], ended.stderr
+        after = checkpoints(work)
+        assert after and after >= before and not (work / "models/shared").exists(), "checkpoints stay"
+        before = after
+        tally.add("loaders killed")
+    ran(ipt(work, "train-shared"))
+    assert models(work) == models(usual), "the same bytes, however often it was stopped"
+    assert not checkpoints(work)
+
+
+def longer(path: Path) -> None:
+    """Many short steps, checkpoints all the time, and one process that makes batches."""
+    text = path.read_text(encoding="utf-8")
+    text, found = re.subn(r"(\n  smoke:.*?\n      steps: )24\b", r"\g<1>60", text, count=1, flags=re.DOTALL)
+    assert found == 1
+    for key, value in (("checkpoint_every", 4), ("workers", 1)):
+        text, found = re.subn(rf"(\n {{2,6}}{key}: )\d+", rf"\g<1>{value}", text)
+        assert found, key
+    path.write_text(text, encoding="utf-8")
+
+
+def checkpoints(work: Path) -> list[str]:
+    """Names of the checkpoints, oldest first."""
+    return sorted(path.name for path in work.glob(".ipt/checkpoints/*/step-*.pt"))
+
+
+def models(work: Path) -> dict[str, bytes]:
+    return {path: content for path, content in Disk(work).contents().items() if path.startswith("models/shared")}
+
+
+def killed(work: Path, before: list[str]) -> subprocess.CompletedProcess[str]:
+    """Start the stage, and kill its only child once there is a newer checkpoint than those of ``before``."""
+    command = [sys.executable, "-m", "instruct_ipt", "train-shared"]
+    own = {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    process = subprocess.Popen(
+        command, cwd=work, env=os.environ | own, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 300
+    while checkpoints(work) <= before and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        for number in child.read_text(encoding="ascii").split():
+            os.kill(int(number), signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
