@@ -342,7 +342,7 @@ def big_mirror(base: Path, mirror: Path) -> None:
 
 
 def test_a_sync_on_a_full_disk(
-    finished: Path, ipt: Ipt, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch, many: Many
+    finished: Path, ipt: Ipt, tmp_path: Path, tally: Tally, many: Many, monkeypatch: pytest.MonkeyPatch
 ):
     """Fill the disk under `ipt mlflow-sync`, which then completes the store."""
     from mlflow.tracking import MlflowClient
