@@ -31,7 +31,7 @@ def complaint(error: OSError) -> str | None:
     said = _MENDABLE.get(error.errno or 0)
     # Of two names, as a renaming or a copy has them, the second is the one that is written.
     name = error.filename2 or error.filename
-    return said and f"{'a file' if name is None else name} {said}"
+    return said and f"{'the output' if name is None else name} {said}"
 
 
 @contextmanager

@@ -46,6 +46,10 @@ class Tracker:
         run_id: of the run in the store.
         view: the `mlflow` section of the parameters.
         completed: called when the run has ended well.
+        live: whether a failure is told in one line; else the caller tells it.
+
+    Attributes:
+        failure: what ended tracking; None where nothing did.
     """
 
     def __init__(
@@ -54,7 +58,10 @@ class Tracker:
         run_id: str | None = None,
         view: MlflowParams | None = None,
         completed: Callable[[], None] | None = None,
+        live: bool = True,
     ) -> None:
+        self.failure: Exception | None = None
+        self._live = live
         self._client, self._run_id, self._view, self._completed = client, run_id, view, completed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tracking") if client else None
         self._waiting: list[Future[None]] = []
@@ -187,8 +194,9 @@ class Tracker:
 
     def _give_up(self, error: Exception) -> None:
         if self._client is not None:
-            self._client = None
-            _warn(error)
+            self._client, self.failure = None, error
+            if self._live:
+                _warn(error)
 
 
 class Store:
@@ -213,7 +221,7 @@ class Store:
                 if run is not going_on:
                     self._client.delete_run(run.info.run_id)
             run_id = self._begin(experiment, card, going_on)
-        tracker = Tracker(self._client, run_id, self._view, lambda: self._make_current(experiment, card, run_id))
+        tracker = Tracker(self._client, run_id, self._view, lambda: self._make_current(experiment, card, run_id), live)
         tracker.describe(card)
         if live:
             tracker.go_live()
@@ -226,7 +234,7 @@ class Store:
             How many were added, settings not counted.
 
         Raises:
-            ConnectionError: the store failed in the middle.
+            Exception: the store failed in the middle, in whatever way.
         """
         added = 0
         for card, results in entries:
@@ -234,8 +242,8 @@ class Store:
                 continue
             with self.run(card, live=False) as tracker:
                 tracker.finish(lambda r=results: r, histories=True)
-            if not tracker.alive:
-                raise ConnectionError("it failed in the middle")
+            if tracker.failure is not None:
+                raise tracker.failure
             added += 1
         self.summarise(entries)
         return added

@@ -75,7 +75,8 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
     try:
         yield Disk(folder)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # Lazily: MLflow keeps the files of a store open as long as this process lives.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _mount(*arguments: str) -> None:
