@@ -17,7 +17,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-REFUSED, DONE = "refused", "done"
+REFUSED, DONE, HUNG, DIED = "refused", "done", "hung", "died"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Answer:
     """What became of one file.
 
     Attributes:
-        outcome: `DONE`, `REFUSED` (an InputError), or the name of any other exception.
+        outcome: `DONE`, `REFUSED` (an InputError), `HUNG`, `DIED`, or the name of any other exception.
         text: what the work returned, or the exception's message.
         grown: bytes of memory by which the process was larger at its peak than before the first file.
         printed: what it wrote to stderr or stdout meanwhile.
@@ -50,45 +50,55 @@ class Child:
     """
 
     def __init__(self, work: str, folder: Path, memory: int, seconds: float = 20.0) -> None:
-        self._seconds = seconds
+        self._work, self._memory, self._seconds = work, memory, seconds
         self._errors = (folder / "child-stderr.txt").open("w+b")
+        self._start()
+
+    def _start(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.child", work, str(memory)],
+            [sys.executable, "-m", "tests.torture.child", self._work, str(self._memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=ROOT,
             env=environment | {"PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path))},
         )
-        self._answer(120.0)
+        ready, text, _ = self._answer(120.0)
+        assert ready == DONE, f"the child does not start: {text}"
         self._printed()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._end()
         self._errors.close()
 
     def ask(self, path: Path) -> Answer:
-        """What becomes of one file. An AssertionError where no answer comes in time, or the process dies of it."""
+        """What becomes of one file. Where no answer comes in time or the process dies, the outcome says so."""
         assert self._process.stdin is not None
         begun = time.monotonic()
         self._process.stdin.write(json.dumps(str(path)).encode() + b"\n")
         self._process.stdin.flush()
         outcome, text, grown = self._answer(self._seconds)
-        return Answer(outcome, text, grown, self._printed(), time.monotonic() - begun)
+        answer = Answer(outcome, text, grown, self._printed(), time.monotonic() - begun)
+        if outcome in (HUNG, DIED):
+            self._end()
+            self._start()
+        return answer
 
     def _answer(self, seconds: float) -> tuple[str, str, int]:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        assert ready, f"no answer in {seconds:g} s"
+        if not ready:
+            return HUNG, f"no answer in {seconds:g} s", 0
         line = self._process.stdout.readline()
-        assert line, f"the process died, with {self._process.wait()}: {self._printed()}"
-        outcome, text, grown = json.loads(line)
-        return outcome, text, grown
+        return json.loads(line) if line else (DIED, f"exit status {self._process.wait()}", 0)
 
     def _printed(self) -> str:
         # The child has the same open file: where one of the two stands, the other does.
@@ -104,12 +114,12 @@ def sound(answer: Answer, name: str) -> str:
 
     A file that was read is not looked at here, but for what was printed.
     """
+    if answer.outcome not in (DONE, REFUSED):
+        return f"{answer.outcome}: {answer.text[:300]} {answer.printed[-300:]!r}"
     if answer.printed:
         return f"printed {answer.printed[:300]!r}"
     if answer.outcome == DONE:
         return ""
-    if answer.outcome != REFUSED:
-        return f"{answer.outcome}: {answer.text[:300]}"
     if not answer.text.isprintable() or not answer.text.strip() or len(answer.text) > 1000:
         return f"not one line: {answer.text[:300]!r}"
     return "" if name in answer.text else f"does not name {name}: {answer.text}"
