@@ -101,6 +101,51 @@ def test_a_file_that_is_no_configuration_is_one_line(text, words, tmp_path):
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("2024-99-99", "no value: month must be.*line 7"),
+        ("!!bool maybe", "no value.*line 7"),
+        ("&a [*a]", "aliases are not read.*line 7"),
+        ("[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("0x" + "f" * 5000, "more than 63 bits.*line 7"),
+        ("1" + "0" * 30, "more than 63 bits.*line 7"),
+        ("9" * 5000, "no value.*line 7"),
+        (".nan", "seed"),
+        ("!!python/object/apply:os.getcwd []", "line 7"),
+        ("'" + "x" * 5000 + "'", "seed .*got 'xxx"),
+    ],
+)
+def test_a_value_that_yaml_or_memory_chokes_on_is_one_short_line(value, words, tmp_path):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("\nseed: 0", f"\nseed: {value}", 1), encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
+
+
+def test_no_number_may_be_infinite(tmp_path):
+    assert "training.clip" in problem(tmp_path, lambda v: v["training"].update(clip=float("inf")))
+    readers = {"odd": {"freedom": float("inf")}}
+    assert "freedom" in problem(tmp_path, lambda v: v["profiles"]["smoke"]["ablations"].update(instruction=readers))
+
+
+def test_a_key_with_a_line_break_is_still_one_line(tmp_path):
+    assert "new line" in problem(tmp_path, lambda v: v["training"].update({"new\nline": 1}))
+
+
+def test_the_profile_of_the_file_is_checked_where_another_is_asked_for(tmp_path):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("profile: quick", "profile: quik", 1)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="'quik' does not exist"):
+        params.load(tmp_path / "params.yaml", "smoke")
+
+
+def test_what_is_no_file_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        params.load(tmp_path)
+
+
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         params.load(tmp_path / "params.yaml")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +88,6 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _run(source: Path, output: Path | None, word: str, weights: Path | None, force: bool, work: Work) -> None:
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     from instruct_ipt.diffusion.painter import Painter
     from instruct_ipt.progress import progress
     from instruct_ipt.restoration import files

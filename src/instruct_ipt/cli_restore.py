@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,8 +48,6 @@ def restore(
         raise InputError("standard output is a terminal; send it to a file, or give -o a name")
     if format is not None and format.lower() not in _FORMATS:
         raise InputError(f"format {format!r} is not written; allowed: {', '.join(_FORMATS)}")
-    # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     from instruct_ipt.restoration import Restorer
     from instruct_ipt.restoration.batch import Settings, plan
     from instruct_ipt.restoration.choice import parse_task

@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import socket
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,8 +40,6 @@ def serve(
     With a denoiser it fills in and extends them too. Nothing is kept on disk. By default only this computer can open
     the page.
     """
-    # Pillow warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     import uvicorn
 
     from instruct_ipt.restoration import Restorer

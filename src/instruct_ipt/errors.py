@@ -8,4 +8,11 @@ class InputError(ValueError):
 
     The message is one line that says what is wrong, where, and what to do. The command line prints it and exits with
     code 2; every other exception is a defect of ours and keeps its traceback.
+
+    Args:
+        message: may quote what a stranger wrote: line breaks become spaces, and what cannot be printed is escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))

@@ -6,6 +6,7 @@ in exactly one half; :func:`load` merges the chosen profile into the sections an
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -86,7 +87,7 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterV
 class Section(BaseModel):
     """A section of `params.yaml`: unknown keys are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -365,7 +366,7 @@ def _changes(setting: dict[str, Any]) -> dict[str, Any]:
         if key not in hints:
             raise ValueError(f"{key} is no key of the section instruction; allowed: {', '.join(hints)}")
         try:
-            TypeAdapter(hints[key]).validate_python(value)
+            TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
     return setting
@@ -433,9 +434,12 @@ def load(path: Path = PARAMS, profile: str | None = None) -> Params:
     profiles = raw.pop("profiles", None)
     if not isinstance(profiles, dict) or set(profiles) != set(PROFILES):
         raise InputError(f"{path}: `profiles` must hold exactly {', '.join(PROFILES)}")
-    chosen = profile or raw.get("profile")
-    if chosen not in PROFILES:
-        raise InputError(f"{path}: profile: {chosen!r} does not exist; allowed: {', '.join(PROFILES)}")
+    named = raw.get("profile")
+    chosen = profile or named
+    # What the file names has to be right even where another is asked for.
+    for name in (named, chosen):
+        if name not in PROFILES:
+            raise InputError(f"{path}: profile: {reprlib.repr(name)} does not exist; allowed: {', '.join(PROFILES)}")
     resolved = {}
     # Every profile is checked, not only the chosen one: a typo in `study` should not wait for the day it is used.
     for name in (*PROFILES, chosen):
@@ -488,8 +492,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist; run from the repository's root") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: is not valid YAML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is not valid YAML: it is nested too deeply") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must be a mapping of sections")
     return raw
@@ -497,6 +505,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error: PyYAML would silently keep the last."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """One node; an alias is refused, for a few lines of them stand for more values than there is memory."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "write the value out; aliases are not read", mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node; what a tag or a date like 2024-99-99 raises becomes an error that names its line."""
+        try:
+            value = super().construct_object(node, deep)
+            # Seeds and counts end up in 64 bits.
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError("a whole number of more than 63 bits")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"no value: {error}", node.start_mark) from None
+        return value
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -552,7 +578,7 @@ def _first_problem(path: Path, error: ValidationError, profile: str) -> str:
     if problem["type"] == "missing":
         return f"{path}: {key} is missing (profile {profile})"
     given = problem["input"]
-    shown = f", got {given!r}" if not isinstance(given, dict) else ""
+    shown = f", got {reprlib.repr(given)}" if not isinstance(given, dict) else ""
     return f"{path}: {key} (profile {profile}): {message}{shown}"
 
 

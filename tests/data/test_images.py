@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -101,6 +105,57 @@ def test_a_damaged_file_is_one_line(tmp_path, kind):
     with pytest.raises(InputError, match=f"cannot read the image .*cut.{kind}") as caught:
         read_image(path)
     assert "\n" not in str(caught.value)
+
+
+def block(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_palette_behind_the_pixels_is_one_line(tmp_path):
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0)
+    pixels = block(b"IDAT", zlib.compress(b"\0\0\1"))
+    palette = block(b"PLTE", bytes(6)) + block(b"tRNS", b"\xff\0")
+    content = block(b"IHDR", header) + pixels + palette + block(b"IEND", b"")
+    (tmp_path / "bare.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(InputError, match="cannot read the image .*bare.png: AssertionError; give"):
+        read_image(tmp_path / "bare.png")
+
+
+def test_the_length_that_a_block_claims_is_not_set_aside(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(rgb(RAMP)).save(stream, "PNG")
+    content = bytearray(stream.getvalue())
+    place = content.index(b"IDAT")
+    content[place - 4 : place] = struct.pack(">I", 2**31 - 1)
+    (tmp_path / "long.png").write_bytes(content)
+    tracemalloc.start()
+    try:
+        read_image(tmp_path / "long.png")
+    except InputError as error:
+        assert "long.png" in str(error)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_a_format_that_would_start_another_program_is_no_picture(tmp_path):
+    (tmp_path / "print.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    for look in (image_size, read_image):
+        with pytest.raises(InputError, match="print.png: it is none of PNG, JPEG"):
+            look(tmp_path / "print.png")
+
+
+def test_odd_metadata_is_not_warned_of(tmp_path):
+    Image.fromarray(rgb(RAMP)).save(tmp_path / "odd.tif", description="a" * 50)
+    content = (tmp_path / "odd.tif").read_bytes()
+    place = content.index(struct.pack("<HH", 270, 2))
+    (tmp_path / "odd.tif").write_bytes(content[: place + 4] + b"\xff\xff\0\0" + content[place + 8 :])
+    code = "import sys; from pathlib import Path; from instruct_ipt.data import images; "
+    code += "print(images.read_image(Path(sys.argv[1])).shape)"
+    command = [sys.executable, "-c", code, str(tmp_path / "odd.tif")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("(4, 13, 3)\n", "")
 
 
 def test_writing_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):

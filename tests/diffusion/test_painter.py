@@ -203,6 +203,10 @@ def test_what_is_saved_is_what_is_loaded(denoiser):
         ({"sampler": "euler"}, "not known"),
         ({"size": 10**9}, "not known"),
         ({"colour": 1}, "damaged"),
+        ({"format_version": -1}, "damaged"),
+        ({"format_version": True}, "damaged"),
+        ({"tasks": ["x"] * 10_000}, "not known"),
+        ({"weights": ["text"]}, "not known"),
         (None, "damaged"),
     ],
 )

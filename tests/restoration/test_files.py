@@ -223,6 +223,29 @@ def test_what_is_no_picture_is_refused_in_one_line(content, words):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_tiff_that_promises_a_million_planes_is_refused_before_they_are_made():
+    tags = {"photometric": "rgb", "compression": "zlib", "extratags": [(65000, 4, 1, 1_000_000, True)]}
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels(20, 30, 3, dtype="uint16"), **tags)
+    # tifffile does not write the tag of the depth, so a private one is renamed.
+    depth, private = (struct.pack("<HHI", tag, 4, 1) for tag in (32997, 65000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"shape \(1000000, 20, 30, 3\)"):
+        read(stream.getvalue().replace(private, depth))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+def test_a_file_says_the_same_by_its_name_and_as_bytes(tmp_path):
+    """Of a strip that is shorter than the picture, Pillow once read what lay behind it, and once nothing."""
+    content = saved(Image.fromarray(pixels(20, 30, 4), "CMYK"), "TIFF")
+    place = content.index(struct.pack("<H", 278)) + 8
+    content = content[:place] + struct.pack("<I", 2) + content[place + 4 :]
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.array_equal(read(tmp_path / "a.tif").pixels, read(content).pixels)
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     for path, words in ((tmp_path / "none.png", "no such file"), (tmp_path, "not a file")):
         with pytest.raises(InputError, match=words):

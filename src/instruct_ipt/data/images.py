@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from instruct_ipt.disk import whole
 from instruct_ipt.errors import InputError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MAX_PIXELS = 100_000_000  # a header can promise any size; refusing it costs nothing, decoding it costs all memory
+
+# Pillow knows fifty formats, and some of them start other programs. These are pictures, and well tested.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+
+# It warns of odd metadata on its way to reading a picture or refusing it; one of the two is said.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pillow's own guard warns at a third of this and raises at twice as much; ours is one rule with one message.
 Image.MAX_IMAGE_PIXELS = None
@@ -28,7 +36,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Any file that Pillow reads, as uint8 (H, W, 3) RGB in [0, 255].
+    """A file of one of :data:`FORMATS`, whatever its name says, as uint8 (H, W, 3) RGB in [0, 255].
 
     Grey is replicated, a palette is looked up, alpha is laid over white. Of 16 bits, grey is rounded to 8 and colour
     loses its low byte (Pillow's way, at most one level from rounding).
@@ -37,12 +45,12 @@ def read_image(path: Path) -> np.ndarray:
         InputError: there is no such file, it is not an image, is damaged, has more than :data:`MAX_PIXELS`, or holds
             floating-point values, whose range only their maker knows.
     """
-    with _opened(path) as image:
+    with _opened(path, whole=True) as image:
         if image.mode == "F":
             raise InputError(f"{path} holds floating-point values; save it with 8 or 16 bits per channel")
         try:
             return np.asarray(_to_rgb(image))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except Exception as error:
             raise _unreadable(path, error) from error
 
 
@@ -62,10 +70,11 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, whole: bool = False) -> Image.Image:
     try:
-        image = Image.open(path)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        # Decoding from memory: of a file, Python sets as many bytes aside as a block says that it is long.
+        image = Image.open(io.BytesIO(path.read_bytes()) if whole else path, formats=FORMATS)
+    except Exception as error:
         raise _unreadable(path, error) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -75,7 +84,12 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read the image {path}: {error}; give a PNG or JPEG file")
+    """A decoder on a damaged file raises dozens of kinds of errors, some without a word."""
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"it is none of {', '.join(FORMATS)}"
+    else:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"cannot read the image {path}: {reason}; give a PNG or JPEG file")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

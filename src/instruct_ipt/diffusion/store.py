@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from instruct_ipt.diffusion import METHODS
+from instruct_ipt.diffusion import FILL_TASKS, METHODS
 from instruct_ipt.diffusion.denoiser import PRESETS
 from instruct_ipt.diffusion.methods import build_method
 from instruct_ipt.diffusion.schedule import SAMPLERS
@@ -20,6 +20,7 @@ from instruct_ipt.training.checkpoint import load_weights, save_weights
 
 WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "denoiser.json"
 _VERSION = 1
+_KINDS = ("attention", "convolution")
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,22 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts.pop("format_version") > _VERSION:
+        version = facts.pop("format_version")
+        if type(version) is not int or version < 1:
+            raise ValueError(version)
+        if version > _VERSION:
             raise InputError(f"{path} was written by a newer version of this package; update it")
         card = Card(**{key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
-        fits = card.method in METHODS and card.preset in PRESETS and card.sampler in SAMPLERS and card.tasks
-        whole = all(isinstance(n, int) and 1 <= n <= 4096 for n in (card.size, card.rank, card.steps))
+        fits = card.method in METHODS and card.preset in PRESETS and card.sampler in SAMPLERS
+        whole = all(type(n) is int and 1 <= n <= 4096 for n in (card.size, card.rank, card.steps))
+        named = 0 < len(card.tasks) <= len(FILL_TASKS) and set(card.tasks) <= set(FILL_TASKS)
+        kinds = 0 < len(card.weights) <= len(_KINDS) and set(card.weights) <= set(_KINDS)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; `dvc repro train_diffusion` makes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is damaged; `dvc repro --force --single-item train_diffusion` renews it") from None
-    if not (fits and whole):
-        raise InputError(f"{path} names a method, preset, sampler or size that is not known; renew it, or update")
+    if not (fits and whole and named and kinds):
+        raise InputError(f"{path} names a method, preset, sampler, task or size that is not known; renew it, or update")
     return card

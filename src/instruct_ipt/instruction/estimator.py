@@ -203,13 +203,25 @@ class Estimator:
                 raise InputError(
                     f"{folder} was made for other tasks than {', '.join(TASKS)}; `ipt estimator` makes it anew"
                 )
-            return cls(*(arrays[name] for name in ("mean", "scale", "weight", "bias")), size=int(content["size"]))
+            found = cls(*(arrays[name] for name in ("mean", "scale", "weight", "bias")), size=content["size"])
+            found._check()
+            return found
         except FileNotFoundError:
             raise InputError(f"{folder} holds no estimator; `ipt estimator` makes it") from None
         except InputError:
             raise
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError):
+        except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError):
             raise InputError(f"{folder} holds a damaged estimator; `ipt estimator` makes it anew") from None
+
+    def _check(self) -> None:
+        """ValueError unless the arrays are finite float32 of the shapes that :func:`features` needs, size a window."""
+        width = len(features(np.zeros((8, 8, 3))))
+        shapes = (width,), (width,), (len(CLASSES), width), (len(CLASSES),)
+        for array, shape in zip((self.mean, self.scale, self.weight, self.bias), shapes, strict=True):
+            if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"not finite float32 {shape}")
+        if type(self.size) is not int or self.size < 8 or not (self.scale > 0).all():
+            raise ValueError(self.size)
 
 
 def _windows(image: np.ndarray, size: int) -> list[np.ndarray]:

@@ -128,18 +128,35 @@ class Reader:
         try:
             values = json.loads((folder / "reader.json").read_text(encoding="utf-8"))
             arrays = load_file(folder / "head.safetensors")
+            if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
+                raise ValueError("not finite float32")
         except FileNotFoundError:
             raise InputError(f"{folder} holds no instruction reader; {again}") from None
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, RecursionError, SafetensorError):
             raise InputError(f"{folder} holds a damaged instruction reader; {again} anew") from None
         try:
             if tuple(values["outputs"]) != OUTPUTS:
-                raise InputError(f"{folder} was made for other tasks than {', '.join(TASKS)}; {again} anew")
+                raise InputError(f"it was made for other tasks than {', '.join(TASKS)}; {again} anew")
+            if not isinstance(values["encoder"], str):
+                raise TypeError(values["encoder"])
             head = Head(*(arrays[name] for name in ("weight", "bias", "knots")))
             speller = Speller({str(word): int(count) for word, count in values["spelling"].items()})
-            return cls(speller, encoders.restore(values, arrays), head, float(values["threshold"]))
-        except (AttributeError, KeyError, TypeError):
+            found = cls(speller, encoders.restore(values, arrays), head, float(values["threshold"]))
+            found._check()
+            return found
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from None
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
             raise InputError(f"{folder} holds an instruction reader of another version; {again} anew") from None
+
+    def _check(self) -> None:
+        """ValueError unless the head fits the encoder, its calibration rises, and the threshold is a probability."""
+        width = self.encoder.encode(["noise"]).shape[1]
+        count, knots = len(OUTPUTS), self.head.knots
+        fits = self.head.weight.shape == (count, width) and self.head.bias.shape == (count,)
+        fits = fits and knots.ndim == 3 and knots.shape[::2] == (count, 2) and knots.shape[1] >= 2
+        if not (fits and 0 <= self.threshold <= 1 and (np.diff(knots[..., 0]) > 0).all()):
+            raise ValueError("the head does not fit")
 
 
 def _reason(clauses: Sequence[rules.Clause]) -> Reason:

@@ -87,6 +87,31 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
     write_whole(path, data)
 
 
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights from a file into `model`: exactly its names, shapes and types, and finite.
+
+    `load_state_dict` alone would turn integers into floats, and let through what a diverged training left.
+
+    Args:
+        model: takes the weights.
+        weights: name -> tensor in the shape of the weight.
+
+    Raises:
+        ValueError: they are not such; one line that names one of them.
+    """
+    for name, own in model.state_dict().items():
+        if (value := weights.get(name)) is None:
+            continue
+        if value.dtype != own.dtype:
+            raise ValueError(f"{name} is {value.dtype}, not {own.dtype}")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def _slices(model: Modulated, task: str) -> dict[str, Tensor]:
     """`<parameter>:<factor>` -> the slice of one task, a view of the model's own storage."""
     if task not in model.tasks:

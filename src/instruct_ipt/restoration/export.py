@@ -23,7 +23,7 @@ from instruct_ipt.backbone import UShape
 from instruct_ipt.disk import complaint, whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import BACKBONE_FILE
-from instruct_ipt.modulation.pack import write_safetensors
+from instruct_ipt.modulation.pack import fill, write_safetensors
 
 from .restorer import Restorer, Task
 from .traceable import Traceable
@@ -122,7 +122,7 @@ def load_exported(path: Path) -> nn.Module:
             raise ValueError("it does not say how to build its network")
         weights = load_file(path)
         network = build_from(architecture, sum(value.numel() for value in weights.values()), folded=True)
-        network.load_state_dict(weights)
+        fill(network, weights)
     except (OSError, ValueError, RuntimeError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is no exported network: {reason}; write it again with `ipt export`") from error

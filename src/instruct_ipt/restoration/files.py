@@ -28,8 +28,6 @@ MAX_BYTES = 2**31
 QUALITY = 95
 """Of JPEG and WebP."""
 
-# Pillow knows fifty formats, and some of them start other programs. These are pictures, and well tested.
-_READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _GAP = 8  # pixels between the two sides of a comparison
 # Pillow unpacks up to 64 MiB of text from a few kilobytes of a PNG, already when it is asked for the size.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
@@ -77,11 +75,12 @@ def read(source: Source) -> Picture:
     Raises:
         InputError: it cannot be read; one line that says why.
     """
-    with _opened(source) as image:
-        if image.format == "PNG" and _png_is_deep(source):
-            return _deep(_decode_png(_content(source)), image)
+    content = _content(source)
+    with _opened(content) as image:
+        if image.format == "PNG" and _png_is_deep(content):
+            return _deep(_decode_png(content), image)
         if image.format == "TIFF" and _tiff_is_deep(image):
-            return _deep(_decode_tiff(source), image)
+            return _deep(_decode_tiff(content), image)
         stored = metadata_of(image)
         image.load()
         picture = from_pil(image)
@@ -180,18 +179,9 @@ def read_stream(stream: BinaryIO) -> bytes:
 @contextlib.contextmanager
 def _opened(source: Source) -> Iterator[Image.Image]:
     """The image in a file, its header read and found to be within bounds. Whatever fails inside is an InputError."""
-    if isinstance(source, Path):
-        if not source.is_file():
-            raise InputError("it is not a file" if source.exists() else "there is no such file")
-        length = source.stat().st_size
-    else:
-        length = len(source)
-    if length == 0:
-        raise InputError("it is empty")
-    if length > MAX_BYTES:
-        raise InputError(f"it is longer than {MAX_BYTES:,} bytes")
+    _check_length(source)
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_READ) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=images.FORMATS) as image:
             _check_size(*image.size)
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise InputError("it holds several pictures (an animation or pages); save the one you mean")
@@ -210,6 +200,19 @@ def _opened(source: Source) -> Iterator[Image.Image]:
         raise InputError(f"it is damaged: {_short(error)}") from error
 
 
+def _check_length(source: Source) -> None:
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise InputError("it is not a file" if source.exists() else "there is no such file")
+        length = source.stat().st_size
+    else:
+        length = len(source)
+    if length == 0:
+        raise InputError("it is empty")
+    if length > MAX_BYTES:
+        raise InputError(f"it is longer than {MAX_BYTES:,} bytes")
+
+
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise InputError(f"its header says {width} x {height} pixels")
@@ -223,7 +226,14 @@ def _short(error: Exception) -> str:
 
 
 def _content(source: Source) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
+    """All of it, for a decoder: reading a file, Python sets as many bytes aside as a block says that it is long."""
+    if isinstance(source, bytes):
+        return source
+    _check_length(source)
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror or error}") from error
 
 
 def _deep(pixels: np.ndarray, image: Image.Image) -> Picture:
@@ -233,14 +243,9 @@ def _deep(pixels: np.ndarray, image: Image.Image) -> Picture:
     return Picture(pixels, {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[pixels.shape[2]], **metadata_of(image))
 
 
-def _png_is_deep(source: Source) -> bool:
+def _png_is_deep(content: bytes) -> bool:
     """Whether a PNG has 16 bits and several channels: bit depth and colour type stand at fixed places."""
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            head = stream.read(26)
-    else:
-        head = source[:26]
-    return head[24] == 16 and head[25] in (2, 4, 6)
+    return content[24] == 16 and content[25] in (2, 4, 6)
 
 
 def _decode_png(content: bytes) -> np.ndarray:
@@ -254,12 +259,15 @@ def _tiff_is_deep(image: Any) -> bool:
     return len(bits) > 1 and set(bits) == {16}
 
 
-def _decode_tiff(source: Source) -> np.ndarray:
+def _decode_tiff(content: bytes) -> np.ndarray:
     import tifffile
 
-    with tifffile.TiffFile(source if isinstance(source, Path) else io.BytesIO(source)) as tiff:
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         page = tiff.pages[0]
         _check_size(page.imagewidth, page.imagelength)
+        if page.imagedepth > 1 or page.samplesperpixel > 4:
+            # Before they are decoded: a few bytes can promise a million planes.
+            raise InputError(f"its pixels have shape {page.shape}; give grey or RGB, with or without alpha")
         kinds = tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK
         if page.photometric not in kinds or page.dtype != np.uint16:
             raise InputError("its 16-bit colours are not RGB; convert it to RGB")

@@ -29,6 +29,7 @@ from instruct_ipt.modulation import (
     read_architecture,
     save_release,
 )
+from instruct_ipt.modulation.pack import fill
 from instruct_ipt.paths import MODELS, WEIGHTS
 from instruct_ipt.tasks import TASKS
 
@@ -164,7 +165,7 @@ def _from_replication(folder: Path) -> Modulated:
         members = backbone.weight_groups()
         names = [name for group in groups["groups"] for name in members[group]]
         model = modulate(backbone, TASKS, names, RankRule(rule["rule"], value), torch.Generator())
-        model.load_state_dict(load_file(path))
+        fill(model, load_file(path))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} does not fit its records or this version: {reason}; run `make repro`") from error

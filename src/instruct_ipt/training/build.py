@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from instruct_ipt.adaptation import RIVALS, Shared
-from instruct_ipt.backbone import build_backbone
+from instruct_ipt.backbone import WEIGHT_GROUPS, build_backbone
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule, modulate
 from instruct_ipt.tasks import TASKS
@@ -45,9 +45,11 @@ def read_selection(path: Path) -> list[str]:
         groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; `dvc repro sensitivity` makes it") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is not a selection with a list `groups`; `dvc repro sensitivity` makes it") from None
-    return list(groups)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        groups = None
+    if not isinstance(groups, list) or not all(isinstance(g, str) and g in WEIGHT_GROUPS for g in groups):
+        raise InputError(f"{path}: is not a selection with a list `groups`; `dvc repro sensitivity` makes it")
+    return groups
 
 
 def selected_weights(backbone: UShape, groups: list[str]) -> list[str]:
