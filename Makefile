@@ -39,7 +39,7 @@ notebooks: $(READY)  ## execute the notebooks on the results of `make repro`, in
 	@ipt notebooks
 
 test: $(READY)  ## run the tests
-	@python -m pytest -q
+	@python -m pytest -q -n 2 --dist loadfile
 
 torture: $(READY)  ## kill, fill disks, cut servers off, feed hostile bytes, in full; writes docs/reliability.md
 	@python -m pytest -q tests/torture --torture

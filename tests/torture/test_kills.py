@@ -51,12 +51,12 @@ class Killer:
 
 
 def emptied(copy: Copy, stages: list[str]) -> Copy:
-    """The copy without what ``stages`` made, without the grid, and without DVC's memory of earlier runs."""
+    """The copy without what ``stages`` made, and without the cache from which DVC would bring it back."""
     for name in stages:
         for out in STAGES[name].outputs:
             path = copy.folder / out
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(copy.folder / ".dvc" / "cache" / "runs", ignore_errors=True)
+    shutil.rmtree(copy.folder / ".dvc" / "cache")
     return copy
 
 
@@ -64,12 +64,12 @@ def test_dvc_repro_killed_at_random_moments(
     replication: Copy, reference: dict[str, str], many: Callable[[int, int], int], tally: Tally, tmp_path: Path
 ) -> None:
     """`dvc repro` killed at random moments ends with the bytes of a run never killed."""
-    kills, full = many(3, 30), many(0, 1)
+    kills, full = many(2, 30), many(0, 1)
     done, round_ = 0, 0
     while done < kills:
         folder = tmp_path / f"copy-{round_}"
         # In the short form a few stages in the middle are made anew, in full everything from the beginning.
-        copy = Copy.fresh(folder) if full else emptied(replication.copied(folder), ["train_film", "evaluate", "tables"])
+        copy = Copy.fresh(folder) if full else emptied(replication.copied(folder), ["train_film", "tables"])
         killer = Killer(copy, reference, 25.0 if full else 12.0, tally, seed=round_)
         run_killed(copy, DVC, killer.pauses(kills - done), killer.look)
         assert digests(folder) == reference
@@ -84,12 +84,12 @@ def test_snakemake_killed_at_random_moments(
     replication: Copy, reference: dict[str, str], many: Callable[[int, int], int], tally: Tally, tmp_path: Path
 ) -> None:
     """`snakemake` killed at random moments ends with the bytes of a run never killed."""
-    kills, full = many(3, 30), many(0, 1)
+    kills, full = many(2, 30), many(0, 1)
     done, round_ = 0, 0
     while done < kills:
         copy = replication.copied(tmp_path / f"copy-{round_}")
         grid = copy.folder / "ablations" / "smoke"
-        for study in sorted(grid.iterdir()) if full else [grid / "rank", grid / "diffusion"]:
+        for study in sorted(grid.iterdir()) if full else [grid / "rank"]:
             shutil.rmtree(study)
         killer = Killer(copy, reference, 25.0 if full else 12.0, tally, seed=100 + round_)
         run_killed(copy, SNAKEMAKE, killer.pauses(kills - done), killer.look)
