@@ -21,11 +21,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "torch",
+    "torch._dynamo",  # the first optimiser imports it
     "pandas",
     "matplotlib.figure",
+    "scipy.stats",
+    "skimage.metrics",
+    "IPython",  # MLflow asks whether it runs in a notebook
+    "mlflow.tracking",
+    "mlflow.store.db.utils",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "instruct_ipt.cli",
     "instruct_ipt.pipeline",
     "instruct_ipt.stages._training",
-    "mlflow.tracking",
 )
 
 
