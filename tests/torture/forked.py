@@ -5,6 +5,7 @@ A forked command is a process of its own, with its own working directory, enviro
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -19,21 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = (
-    "torch",
-    "torch._dynamo",  # the first optimiser imports it
-    "pandas",
-    "matplotlib.figure",
-    "scipy.stats",
-    "skimage.metrics",
-    "IPython",  # MLflow asks whether it runs in a notebook
-    "mlflow.tracking",
-    "mlflow.store.db.utils",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "instruct_ipt.cli",
-    "instruct_ipt.pipeline",
-    "instruct_ipt.stages._training",
-)
+# What every command needs; torch imports torch._dynamo with the first optimiser.
+HEAVY = ("torch", "torch._dynamo", "mlflow.tracking", "instruct_ipt.cli", "instruct_ipt.stages._training")
+# What some commands import beside; a store on SQLite needs more than one behind an address.
+BESIDE = {
+    "cell": ("scipy.stats", "skimage.metrics"),
+    "task": ("scipy.stats", "skimage.metrics"),
+    "snapshot": ("scipy.stats", "pandas", "matplotlib.figure"),
+}
+ON_SQLITE = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "instruct_ipt.sync")
 
 
 @dataclass(frozen=True)
@@ -51,10 +46,15 @@ class Ended:
 
 
 class Ipt:
-    """The process that forks. ``ipt(folder, "train-film")`` runs a command there and waits for its end."""
+    """The process that forks. ``ipt(folder, "train-film")`` runs a command there and waits for its end.
+
+    Attributes:
+        pid: of the process that forks; a command that runs is its only child.
+    """
 
     def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
         self._process, self._scratch = process, scratch
+        self.pid = process.pid
 
     def __call__(self, folder: Path, *command: str, largest: int | None = None, **environment: str) -> Ended:
         """Run ``ipt command`` in ``folder``; with ``largest``, no file may have more bytes."""
@@ -116,10 +116,17 @@ def _serve() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     for line in sys.stdin:
+        asked = json.loads(line)
+        _, command, environment, *_ = asked
+        on_sqlite = environment.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
+        for name in (*BESIDE.get(command[0], ()), *(ON_SQLITE if on_sqlite else ())):
+            importlib.import_module(name)
+        gc.freeze()  # what is there now stays: no child has to look through it, nor to copy its pages
         child = os.fork()
         if not child:
-            _child(*json.loads(line))
+            _child(*asked)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)  # taking so many modules down would take seconds
 
 
 if __name__ == "__main__":

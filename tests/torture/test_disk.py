@@ -37,7 +37,7 @@ SHARES = (0.0, 0.6, 0.02, 0.1, 0.25, 0.4, 0.75, 0.9, 0.97)
 LESS = {
     "procedural: 4, ": "procedural: 1, ",
     "validation_crops: 2}": "validation_crops: 1}",
-    "steps: 24\n": "steps: 6\n",
+    "steps: 24\n      batch_per_task: 2\n": "steps: 6\n      batch_per_task: 1\n",
     "validate_every: 12\n": "validate_every: 3\n",
     "steps: 10\n": "steps: 2\n",
 }
