@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.stored import Shown, shown
+
 ROOT = Path(__file__).resolve().parents[2]
 # What every command needs; torch imports torch._dynamo with the first optimiser.
 HEAVY = ("torch", "torch._dynamo", "mlflow.tracking", "instruct_ipt.cli", "instruct_ipt.stages._training")
@@ -28,6 +31,8 @@ BESIDE = {
     "task": ("scipy.stats", "skimage.metrics"),
     "snapshot": ("scipy.stats", "pandas", "matplotlib.figure"),
 }
+# In place of a command of `ipt`: what tests.torture.writers does, and what the store in use shows.
+WRITERS, SHOWN = "writers", "shown"
 ON_SQLITE = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "instruct_ipt.sync")
 
 
@@ -66,6 +71,13 @@ class Ipt:
         code = int(self._process.stdout.readline())
         return Ended(code, *(path.read_text(encoding="utf-8") for path in (out, err)))
 
+    def shown(self, folder: Path, uri: str) -> dict[tuple[str, str], Shown]:
+        """What the store ``uri`` of a working directory shows: to a new process, for MLflow keeps stores open."""
+        ended = self(folder, SHOWN, MLFLOW_TRACKING_URI=uri)
+        assert ended.code == 0, ended.err
+        found: dict[tuple[str, str], Shown] = pickle.loads(bytes.fromhex(ended.out))
+        return found
+
 
 @contextmanager
 def forking() -> Iterator[Ipt]:
@@ -92,8 +104,11 @@ def _child(folder: str, command: list[str], environment: dict[str, str], largest
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    from instruct_ipt.cli import main
+    from instruct_ipt import cli
 
+    from . import writers
+
+    main = {WRITERS: writers.main, SHOWN: _show}.get(command[0], cli.main)
     sys.argv = ["ipt", *command]
     code: object = 0
     try:
@@ -106,6 +121,10 @@ def _child(folder: str, command: list[str], environment: dict[str, str], largest
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _show() -> None:
+    print(pickle.dumps(shown()).hex())
 
 
 def _serve() -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from .disks import Disk
 from .forked import Ended, Ipt
 from .tally import Tally
-from .test_disk import ipt, prepared, ran  # noqa: F401
+from .workplaces import ran
 
 
 def test_a_killed_loader_costs_the_steps_since_the_last_checkpoint(
-    ipt: Ipt,  # noqa: F811
-    prepared: Path,  # noqa: F811
+    ipt: Ipt,
+    prepared: Path,
     tmp_path: Path,
     tally: Tally,
     many: Callable[[int, int], int],
@@ -64,7 +64,7 @@ def models(work: Path) -> dict[str, bytes]:
     return {path: content for path, content in Disk(work).contents().items() if path.startswith("models/shared")}
 
 
-def killed(ipt: Ipt, work: Path, before: list[str]) -> Ended:  # noqa: F811
+def killed(ipt: Ipt, work: Path, before: list[str]) -> Ended:
     """Start the stage, and kill its only child once there is a newer checkpoint than those of ``before``."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         stage = pool.submit(ipt, work, "train-shared")
