@@ -177,8 +177,8 @@ def trial(ipt: Ipt, tmp_path: Path, tally: Tally) -> Iterator[Callable[..., Tria
 STAGE_COMMANDS = [("train-film",), ("prepare",), ("cell", "strategy", "frozen", "0")]
 RELEASE_COMMANDS = [
     ("restore", "photographs/0.png", "-o", "out/0.png", "--task", "derain", "--compare"),
-    ("release", "-o", "released"),
     ("release", "-o", "weights", "--force"),
+    ("release", "-o", "released"),
     (
         "task",
         "add",
@@ -206,7 +206,7 @@ def test_stages_on_full_disks(prepared: Path, trial: Callable[..., Trial], many:
 
 def test_releases_tasks_and_restorations_on_full_disks(released: Path, trial: Callable[..., Trial], many: Many):
     """Fill the disk under `ipt restore`, `release` and `task add`, to several degrees."""
-    for command in RELEASE_COMMANDS[: many(3, 4)]:
+    for command in RELEASE_COMMANDS[: many(2, 4)]:
         # `ipt task add` tells how it goes; a restoration that is there is only replaced when that is asked for.
         more = {"restore": {"again": ("--force",)}, "task": {"lines": None}}.get(command[0], {})
         trial(*command, **more).strike(released, SHARES[1 : many(2, len(SHARES))])
@@ -225,14 +225,14 @@ def test_the_views_of_a_replication_on_full_disks(
 
 def test_a_snapshot_on_a_full_disk(finished: Path, trial: Callable[..., Trial], many: Many):
     """Fill the disk under `ipt snapshot`, which replaces an earlier one, to several degrees."""
-    trial("snapshot").strike(finished, SHARES[: many(3, len(SHARES))])
+    trial("snapshot").strike(finished, SHARES[: many(2, len(SHARES))])
 
 
 def test_read_only_disks(prepared: Path, released: Path, finished: Path, trial: Callable[..., Trial], many: Many):
     """Run commands in a folder on a disk that is read-only: one line, and nothing changes."""
-    cheap = [(prepared, ("profile", "quick")), (finished, ("snapshot",)), (released, RELEASE_COMMANDS[0])]
+    cheap = [(prepared, ("profile", "quick")), (released, RELEASE_COMMANDS[0]), (finished, ("snapshot",))]
     rest = [(prepared, command) for command in STAGE_COMMANDS] + [(released, c) for c in RELEASE_COMMANDS[1:]]
-    for base, command in (cheap + rest)[: many(3, 99)]:
+    for base, command in (cheap + rest)[: many(2, 99)]:
         trial(*command, lines=None if command[0] == "task" else 1).refused(base)
 
 
@@ -254,7 +254,7 @@ def test_of_many_pictures_those_that_fit_are_whole(released: Path, trial: Callab
     assert found.disk.contents() == usual
 
 
-def test_a_fetch_on_a_full_disk(ipt: Ipt, tmp_path: Path, tally: Tally):
+def test_a_fetch_on_a_full_disk(ipt: Ipt, tmp_path: Path, tally: Tally, many: Many):
     """Fetch images from a mirror of unknown sizes onto a disk that takes some of them, and onto one with no margin."""
     base, mirror = tmp_path / "base", tmp_path / "mirror"
     big_mirror(base, mirror)
@@ -271,7 +271,8 @@ def test_a_fetch_on_a_full_disk(ipt: Ipt, tmp_path: Path, tally: Tally):
         disk.make_room()
         ran(trial.run())
         assert disk.contents() == usual
-        trial.refused(base)
+        if many(0, 1):
+            trial.refused(base)
 
 
 def big_mirror(base: Path, mirror: Path) -> None:
