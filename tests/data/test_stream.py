@@ -14,7 +14,7 @@ import torch
 
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.data.shards import Shards, ShardWriter
-from instruct_ipt.data.stream import Batch, PatchStream, prefetch
+from instruct_ipt.data.stream import Batch, PatchStream, _died, prefetch
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 from tests.helpers import images, smoke, stream
@@ -120,6 +120,22 @@ def test_a_killed_worker_is_one_line_that_says_what_to_do():
     with pytest.raises(InputError, match=r"memory .* ran out; lower training.workers in params.yaml") as caught:
         list(prefetch(deadly, [(0, 32, COUNTS)] * 3, workers=1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "died"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (ConnectionRefusedError(111, "Connection refused"), True),
+        (EOFError(), True),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("another"), False),
+        (EOFError("Caught EOFError in DataLoader worker process 0."), False),
+        (FileNotFoundError(2, "No such file"), False),
+    ],
+)
+def test_a_worker_may_die_while_it_hands_a_batch_over(error, died):
+    assert _died(error) is died
 
 
 @pytest.mark.parametrize("workers", [0, 1])

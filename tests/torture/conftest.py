@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .forked import Ipt, forking
 from .tally import Tally, keep
+from .workplaces import prepare
 
 FOUND = pytest.StashKey[dict[str, Any]]()
 
@@ -37,3 +40,18 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
         seconds = round(time.monotonic() - begun, 1)
         row = {"title": counted.title, "seconds": seconds, "counts": counted.counts}
         request.config.stash.setdefault(FOUND, {})[request.node.nodeid.removeprefix("tests/torture/")] = row
+
+
+@pytest.fixture(scope="session")
+def ipt() -> Iterator[Ipt]:
+    """Runs commands; once for all harnesses, because it imports for seconds."""
+    with forking() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def prepared(ipt: Ipt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to copy, in which the images are prepared and the weights to modulate stand selected."""
+    folder = tmp_path_factory.mktemp("prepared") / "work"
+    prepare(ipt, folder)
+    return folder

@@ -5,9 +5,11 @@ A forked command is a process of its own, with its own working directory, enviro
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -18,15 +20,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.stored import Shown, shown
+
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = (
-    "torch",
-    "pandas",
-    "matplotlib.figure",
-    "instruct_ipt.pipeline",
-    "instruct_ipt.stages._training",
-    "mlflow.tracking",
-)
+# What every command needs; torch imports torch._dynamo with the first optimiser.
+HEAVY = ("torch", "torch._dynamo", "mlflow.tracking", "instruct_ipt.cli", "instruct_ipt.stages._training")
+# What some commands import beside; a store on SQLite needs more than one behind an address.
+BESIDE = {
+    "cell": ("scipy.stats", "skimage.metrics"),
+    "task": ("scipy.stats", "skimage.metrics"),
+    "snapshot": ("scipy.stats", "pandas", "matplotlib.figure"),
+}
+# In place of a command of `ipt`: what tests.torture.writers does, and what the store in use shows.
+WRITERS, SHOWN = "writers", "shown"
+ON_SQLITE = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "instruct_ipt.sync")
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,15 @@ class Ended:
 
 
 class Ipt:
-    """The process that forks. ``ipt(folder, "train-film")`` runs a command there and waits for its end."""
+    """The process that forks. ``ipt(folder, "train-film")`` runs a command there and waits for its end.
+
+    Attributes:
+        pid: of the process that forks; a command that runs is its only child.
+    """
 
     def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
         self._process, self._scratch = process, scratch
+        self.pid = process.pid
 
     def __call__(self, folder: Path, *command: str, largest: int | None = None, **environment: str) -> Ended:
         """Run ``ipt command`` in ``folder``; with ``largest``, no file may have more bytes."""
@@ -58,6 +70,13 @@ class Ipt:
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
         return Ended(code, *(path.read_text(encoding="utf-8") for path in (out, err)))
+
+    def shown(self, folder: Path, uri: str) -> dict[tuple[str, str], Shown]:
+        """What the store ``uri`` of a working directory shows: to a new process, for MLflow keeps stores open."""
+        ended = self(folder, SHOWN, MLFLOW_TRACKING_URI=uri)
+        assert ended.code == 0, ended.err
+        found: dict[tuple[str, str], Shown] = pickle.loads(bytes.fromhex(ended.out))
+        return found
 
 
 @contextmanager
@@ -85,8 +104,11 @@ def _child(folder: str, command: list[str], environment: dict[str, str], largest
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    from instruct_ipt.cli import main
+    from instruct_ipt import cli
 
+    from . import writers
+
+    main = {WRITERS: writers.main, SHOWN: _show}.get(command[0], cli.main)
     sys.argv = ["ipt", *command]
     code: object = 0
     try:
@@ -101,6 +123,10 @@ def _child(folder: str, command: list[str], environment: dict[str, str], largest
     os._exit(code if isinstance(code, int) else code is not None)
 
 
+def _show() -> None:
+    print(pickle.dumps(shown()).hex())
+
+
 def _serve() -> None:
     import torch
 
@@ -109,10 +135,17 @@ def _serve() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     for line in sys.stdin:
+        asked = json.loads(line)
+        _, command, environment, *_ = asked
+        on_sqlite = environment.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
+        for name in (*BESIDE.get(command[0], ()), *(ON_SQLITE if on_sqlite else ())):
+            importlib.import_module(name)
+        gc.freeze()  # what is there now stays: no child has to look through it, nor to copy its pages
         child = os.fork()
         if not child:
-            _child(*json.loads(line))
+            _child(*asked)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)  # taking so many modules down would take seconds
 
 
 if __name__ == "__main__":

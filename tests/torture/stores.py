@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import subprocess
@@ -28,7 +29,9 @@ def mlflow_server(database: Path) -> Iterator[tuple[subprocess.Popen[bytes], str
     """A real server on a SQLite file: its process, to be killed, and its address."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(database.parent / "art")]
+    # Files go to a folder, past the server: the same store can then be opened without it.
+    command += ["--no-serve-artifacts", "--default-artifact-root", str(database.parent / "art")]
+    command += ["--backend-store-uri", f"sqlite:///{database}"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (database.parent / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -79,7 +82,10 @@ def bad_server(kind: str, behind: str = "", delay: float = 0.0) -> Iterator[tupl
                 closing.wait(60)
                 return
             closing.wait(delay)
-            code, content = {"garbage": (200, b"\x00<html>{"), "errors": (500, b"no")}.get(kind) or self._ask(body)
+            try:
+                code, content = {"garbage": (200, b"\x00<html>{"), "errors": (500, b"no")}.get(kind) or self._ask(body)
+            except (OSError, http.client.HTTPException):
+                return  # the server behind is dead, and so is the connection
             self.send_response(code)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

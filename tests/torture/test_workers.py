@@ -6,21 +6,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .disks import Disk
-from .forked import ROOT, Ipt
+from .forked import Ended, Ipt
 from .tally import Tally
-from .test_disk import ipt, prepared, ran  # noqa: F401
+from .workplaces import ran
 
 
 def test_a_killed_loader_costs_the_steps_since_the_last_checkpoint(
-    ipt: Ipt,  # noqa: F811
-    prepared: Path,  # noqa: F811
+    ipt: Ipt,
+    prepared: Path,
     tmp_path: Path,
     tally: Tally,
     many: Callable[[int, int], int],
@@ -33,10 +32,9 @@ def test_a_killed_loader_costs_the_steps_since_the_last_checkpoint(
     shutil.copytree(base, work := tmp_path / "work")
     before: list[str] = []
     for _ in range(many(1, 4)):
-        ended = killed(work, before)
-        assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-        said = [line for line in ended.stderr.splitlines() if not line.startswith("tracking is off")]
-        assert len(said) == 1 and "ran out; lower training.workers in params.yaml" in said[0], ended.stderr
+        ended = killed(ipt, work, before)
+        assert ended.code == 2 and "Traceback" not in ended.err, ended.err
+        assert len(ended.said) == 1 and "ran out; lower training.workers in params.yaml" in ended.said[0], ended.err
         after = checkpoints(work)
         assert after and after >= before and not (work / "models/shared").exists(), "checkpoints stay"
         before = after
@@ -47,11 +45,11 @@ def test_a_killed_loader_costs_the_steps_since_the_last_checkpoint(
 
 
 def longer(path: Path) -> None:
-    """Many short steps, checkpoints all the time, and one process that makes batches."""
+    """Many short steps, checkpoints all the time, few validations, and one process that makes batches."""
     text = path.read_text(encoding="utf-8")
-    text, found = re.subn(r"(\n  smoke:.*?\n      steps: )24\b", r"\g<1>60", text, count=1, flags=re.DOTALL)
+    text, found = re.subn(r"(\n  smoke:.*?\n      steps: )\d+", r"\g<1>40", text, count=1, flags=re.DOTALL)
     assert found == 1
-    for key, value in (("checkpoint_every", 4), ("workers", 1)):
+    for key, value in (("checkpoint_every", 4), ("workers", 1), ("validate_every", 30)):
         text, found = re.subn(rf"(\n {{2,6}}{key}: )\d+", rf"\g<1>{value}", text)
         assert found, key
     path.write_text(text, encoding="utf-8")
@@ -66,18 +64,20 @@ def models(work: Path) -> dict[str, bytes]:
     return {path: content for path, content in Disk(work).contents().items() if path.startswith("models/shared")}
 
 
-def killed(work: Path, before: list[str]) -> subprocess.CompletedProcess[str]:
+def killed(ipt: Ipt, work: Path, before: list[str]) -> Ended:
     """Start the stage, and kill its only child once there is a newer checkpoint than those of ``before``."""
-    command = [sys.executable, "-m", "instruct_ipt", "train-shared"]
-    own = {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    process = subprocess.Popen(
-        command, cwd=work, env=os.environ | own, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    end = time.monotonic() + 300
-    while checkpoints(work) <= before and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
-    for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
-        for number in child.read_text(encoding="ascii").split():
-            os.kill(int(number), signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        stage = pool.submit(ipt, work, "train-shared")
+        end = time.monotonic() + 300
+        while checkpoints(work) <= before and not stage.done() and time.monotonic() < end:
+            time.sleep(0.005)
+        for process in children(ipt.pid):
+            for loader in children(process):
+                os.kill(loader, signal.SIGKILL)
+        return stage.result()
+
+
+def children(process: int) -> list[int]:
+    """Of a process, by number."""
+    found = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(number) for path in found for number in path.read_text(encoding="ascii").split()]

@@ -1,4 +1,4 @@
-"""Several processes that log to one SQLite store at once: ``python -m tests.torture.writers WRITERS POINTS``.
+"""Several processes that log to one store at once: ``writers WRITERS POINTS``, by the process that forks commands.
 
 Run in the working directory of the store. One line of standard output per writer: its exit code.
 """
@@ -23,10 +23,9 @@ def write(seed: int, points: int) -> None:
             tracker.metrics(step, {"derain/psnr": float(step)})
 
 
-def main(writers: int, points: int) -> None:
+def main() -> None:
     """Fork the writers from a process that has imported everything and opened nothing."""
-    import mlflow.tracking  # noqa: F401
-
+    writers, points = map(int, sys.argv[2:])
     children = []
     for seed in range(writers):
         child = os.fork()
@@ -37,7 +36,3 @@ def main(writers: int, points: int) -> None:
         children.append(child)
     for child in children:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

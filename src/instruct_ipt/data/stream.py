@@ -220,14 +220,22 @@ def _by_processes(stream: PatchStream, plan: Plan, workers: int) -> Iterator[Bat
         for _ in range(len(plan)):
             try:
                 made = pool.submit(next, batches).result()
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker (pid"):
+            except Exception as error:
+                if not _died(error):
                     raise
                 raise InputError(_KILLED) from error
             if isinstance(made, InputError):
                 raise made
             parts, names = made
             yield Batch(*(part.numpy() for part in parts), names)
+
+
+def _died(error: Exception) -> bool:
+    """Whether a worker is dead: torch found it so, or it broke off while it handed a batch over."""
+    said = str(error)
+    if isinstance(error, (ConnectionError, EOFError)):
+        return not said.startswith("Caught ")  # so torch passes on what a worker that lives has met
+    return isinstance(error, RuntimeError) and said.startswith("DataLoader worker (pid")
 
 
 def _as_is(item: Any) -> Any:
