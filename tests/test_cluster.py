@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -139,16 +140,20 @@ def processes_of(scratch: Path) -> list[str]:
 )
 def test_jobs_go_through_slurm_and_a_failed_one_is_reported(tmp_path):
     """A toy workflow in a copy: one good cell, one bad; then nothing is left to do, and nothing is left behind."""
-    copy, scratch = tmp_path / "copy", tmp_path / "scratch"
+    # Munge's socket lies in the scratch folder, and the path of a socket has 107 letters at most.
+    with tempfile.TemporaryDirectory(prefix="ipt-") as scratch:
+        go_through_slurm(tmp_path / "copy", Path(scratch))
+
+
+def go_through_slurm(copy: Path, scratch: Path) -> None:
     shutil.copytree(PROFILE, copy / "workflow" / "profiles" / "slurm")
     (copy / "Snakefile").write_text(TOY, encoding="utf-8")
-    scratch.mkdir()
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": tools, "TMPDIR": str(scratch)}
 
     def trial(*targets: str) -> subprocess.CompletedProcess[str]:
         command = [copy / "workflow" / "profiles" / "slurm" / "try-local", *targets]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     good, bad = "ablations/smoke/good.txt", "ablations/smoke/bad.txt"
     done = trial(good, bad)

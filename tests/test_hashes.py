@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+# pip's internals import the standard library's distutils; torch's compiler, which a later test of this process may use,
+# insists on the one of setuptools, which has to come first.
+import setuptools  # noqa: F401
+
 from tools import hashes
 
 from .conftest import ROOT

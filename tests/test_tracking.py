@@ -539,8 +539,9 @@ def test_processes_that_log_to_postgresql_at_once_lose_nothing(tmp_path):
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # PostgreSQL does not run as root, and the user that does must be able to reach its folder.
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == tmp_path.owner() and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     # A copy without a replication: what the script starts is tried, not this repository's results.
     (tmp_path / "workflow").mkdir()
     shutil.copy(ROOT / "workflow" / "try-postgres", tmp_path / "workflow")

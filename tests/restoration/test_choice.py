@@ -123,7 +123,8 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(small, configuration.seed)[0].save(folder / "instruction")
     count = len(features(np.zeros((32, 32, 3))))
     bias = np.where(np.array(CLASSES) == "derain", 9.0, 0.0)
-    rain = Estimator(np.zeros(count), np.ones(count), np.zeros((len(CLASSES), count)), bias, 32)
+    arrays = (np.zeros(count), np.ones(count), np.zeros((len(CLASSES), count)), bias)
+    rain = Estimator(*(array.astype(np.float32) for array in arrays), 32)
     rain.save(folder / "estimator")
     return folder
 

@@ -31,8 +31,8 @@ class Tracker:
 
 
 def context(params: Params, out: Path = Path("out")) -> Any:
-    """What a stage gets: parameters, a folder to write below, a tracker."""
-    return SimpleNamespace(params=params, out=out, tracker=Tracker())
+    """What a stage gets: parameters, a folder to write below, no checkpoints, a tracker."""
+    return SimpleNamespace(params=params, out=out, checkpoints=None, tracker=Tracker())
 
 
 def settings(**sections: dict[str, Any]) -> Params:

@@ -80,10 +80,10 @@ class _DamagedStream(PatchStream):
 
     damage: Damage | None = None
 
-    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        _, clean = super()._sample(task, rng, size)
+    def _sample(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+        _, clean, name = super()._sample(task, rng, size)
         assert self.damage is not None
-        return self.damage(clean, rng), clean
+        return self.damage(clean, rng), clean, name
 
 
 def from_pairs(given: Path, target: Path, patch: int) -> Material:
