@@ -12,6 +12,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from filelock import FileLock
 
 from instruct_ipt.stage_table import STAGES
@@ -82,6 +83,15 @@ class Copy:
     def jobs(self, *targets: str) -> int:
         """How many cells `snakemake -n` would run."""
         return self.run("snakemake", "-n", *targets).stdout.count("rule cell:")
+
+    def forget(self, *outs: str) -> None:
+        """Remove outputs of stages, and DVC's copies of them: their stages have to run again, and no other has."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        known = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", ())}
+        for out in outs:
+            path = self.folder / out
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (self.folder / ".dvc/cache/files/md5" / known[out][:2] / known[out][2:]).unlink()
 
     @contextmanager
     def edited(self, file: str, old: str, new: str):

@@ -51,12 +51,8 @@ class Killer:
 
 
 def emptied(copy: Copy, stages: list[str]) -> Copy:
-    """The copy without what ``stages`` made, and without the cache from which DVC would bring it back."""
-    for name in stages:
-        for out in STAGES[name].outputs:
-            path = copy.folder / out
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(copy.folder / ".dvc" / "cache")
+    """The copy without what ``stages`` made."""
+    copy.forget(*(out for name in stages for out in STAGES[name].outputs))
     return copy
 
 
