@@ -31,9 +31,10 @@ class Tally:
 def block(kept: Mapping[str, Any]) -> str:
     """The table of `docs/reliability.md`: one row per harness."""
     lines = ["| harness | counted | minutes |", "|---|---|---:|"]
-    for row in kept.values():
+    for name, row in kept.items():
         counts = ", ".join(f"{number:,} {what}" for what, number in row["counts"].items())
-        lines.append(f"| {row['title']} | {counts} | {row['seconds'] / 60:.1f} |")
+        variant = f" ({name.partition('[')[2].rstrip(']')})" if "[" in name else ""
+        lines.append(f"| {row['title']}{variant} | {counts} | {row['seconds'] / 60:.1f} |")
     minutes = sum(row["seconds"] for row in kept.values()) / 60
     lines.append(f"\n`make torture`: {len(kept)} harnesses, {minutes:.0f} minutes together.")
     return "\n".join(lines)
@@ -46,3 +47,7 @@ def keep(found: Mapping[str, Any]) -> None:
     kept = dict(sorted((before | dict(found)).items()))
     write(file, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     write(page, filled(page.read_text(encoding="utf-8"), "make torture", block(kept)))
+
+
+if __name__ == "__main__":
+    keep({})

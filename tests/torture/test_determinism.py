@@ -34,7 +34,7 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def test_worker_counts(many: Callable[[int, int], int], tally: Tally) -> None:
     """Training gives the same bytes with any number of loader processes."""
-    steps = many(6, 200)
+    steps = many(6, 40)
     plain = trained(steps)
     for workers in (1, 2, many(2, 5)):
         assert apart(plain, trained(steps, workers=workers)) == 0.0, workers
@@ -44,7 +44,7 @@ def test_worker_counts(many: Callable[[int, int], int], tally: Tally) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_thread_count_repeats_its_bytes(threads: int, many: Callable[[int, int], int], tally: Tally) -> None:
     """Training gives the same bytes again on the same number of threads."""
-    steps = many(4, 200)
+    steps = many(4, 40)
     assert apart(trained(steps, threads=threads), trained(steps, threads=threads)) == 0.0
     tally.add("trainings compared", 2)
 

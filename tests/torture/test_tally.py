@@ -18,5 +18,5 @@ def test_counts_add_up_and_are_shown():
     tally.add("kills")
     tally.add("kills", 1200)
     assert tally.counts == {"kills": 1201}
-    shown = block({"a": {"title": tally.title, "seconds": 90.0, "counts": tally.counts}})
-    assert "| Kill it | 1,201 kills | 1.5 |" in shown and "1 harnesses, 2 minutes" in shown
+    shown = block({"a[full]": {"title": tally.title, "seconds": 90.0, "counts": tally.counts}})
+    assert "| Kill it (full) | 1,201 kills | 1.5 |" in shown and "1 harnesses, 2 minutes" in shown
