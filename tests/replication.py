@@ -41,6 +41,7 @@ class Copy:
     @classmethod
     def fresh(cls, folder: Path) -> Copy:
         """A copy at profile smoke in which nothing has run yet."""
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("params.yaml", "dvc.yaml", "Snakefile"):
             shutil.copy(ROOT / name, folder / name)
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -58,7 +59,6 @@ class Copy:
             mark = folder / ".finished"
             if not mark.exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
                 assert cls.fresh(folder).repro() == list(STAGES), "every stage runs once, in order"
                 mark.touch()
         return cls(folder)

@@ -137,18 +137,18 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     cell = find_cell(configuration, study, setting, seed)
     check_inputs([path.as_posix() for path in kind_of(study).leaves], configuration)
     started = cell_record(configuration, cell)
-    digest = provenance.digest(started)
+    place = f"cell-{provenance.digest(started)[:16]}"
     name = f"{configuration.profile}/{study}/{setting}/seed-{seed}"
-    with alone(f"cell-{digest[:16]}", f"cell {name}"):
-        return _run_cell(configuration, cell, started, name)
+    with alone(place, f"cell {name}"):
+        return _run_cell(configuration, cell, started, place, name)
 
 
-def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str, Any], name: str) -> Path:
-    study, digest, folder = cell.study, provenance.digest(started), cell.folder(configuration.profile)
-    work = SCRATCH / "work" / f"cell-{digest[:16]}"
+def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str, Any], place: str, name: str) -> Path:
+    """Make the cell in the scratch folders called ``place``, and give it its own."""
+    study, folder = cell.study, cell.folder(configuration.profile)
+    work, checkpoints = SCRATCH / "work" / place, SCRATCH / "checkpoints" / place
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    checkpoints = SCRATCH / "checkpoints" / f"cell-{digest[:16]}"
     card = runs.cell_card(started)
     begun = time.monotonic()
     # A reader is made as fast as it is looked for.
@@ -264,10 +264,11 @@ def _publish(stage: Stage, work: Path, record: dict[str, Any]) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    # Who was killed in the middle of this has left it; DVC may have taken the target away since.
+    shutil.rmtree(old, ignore_errors=True)
     if target.is_dir():
         # A folder cannot be replaced in one step; the old one goes aside first and is deleted last.
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
         try:
             os.replace(source, target)

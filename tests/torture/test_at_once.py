@@ -12,6 +12,7 @@ import pytest
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.exclusive import alone
+from instruct_ipt.paths import SCRATCH
 from tests.replication import Copy
 
 from .killing import digests, start
@@ -20,7 +21,7 @@ from .tally import Tally
 pytestmark = pytest.mark.pipeline
 CELL = ("ipt", "cell", "rank", "constant-2", "0")
 SNAKEMAKE = ("snakemake", "-c1", "ablations/smoke/rank/constant-2/seed-0/metrics.json")
-LOG = "logs/ablations/smoke/rank/constant-2/seed-0.log"
+LOG = Path("logs/ablations/smoke/rank/constant-2/seed-0.log")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def copy(replication: Copy, tmp_path: Path) -> Copy:
     return made
 
 
-def both(copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: str) -> tuple[int, str, int, str]:
+def both(copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: Path) -> tuple[int, str, int, str]:
     """Start ``second`` once ``begun`` exists; exit code and words of each."""
     one = start(copy, *first)
     deadline = time.monotonic() + 60
@@ -48,9 +49,9 @@ def both(copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: str
 
 def test_two_trainings_of_one_cell(copy: Copy, tally: Tally) -> None:
     """Two trainings of one cell at once: one works, the other says who is at it."""
-    kept = copy.folder / ".ipt" / "locks"
-    shutil.rmtree(kept, ignore_errors=True)
-    first, _, second, said = both(copy, CELL, CELL, ".ipt/locks")
+    begun = SCRATCH / "locks"
+    shutil.rmtree(copy.folder / begun)
+    first, _, second, said = both(copy, CELL, CELL, begun)
     assert (first, second) == (0, 2), said
     assert said.count("\n") == 1 and "cell smoke/rank/constant-2/seed-0 is being made by process" in said
     tally.add("pairs")
@@ -58,8 +59,9 @@ def test_two_trainings_of_one_cell(copy: Copy, tally: Tally) -> None:
 
 def test_two_dvc_repro(copy: Copy, replication: Copy, tally: Tally) -> None:
     """Two `dvc repro` at once: one finishes, the other says who holds it up, and the files are those of one run."""
-    shutil.rmtree(copy.folder / ".ipt" / "work", ignore_errors=True)
-    first, said_first, second, said = both(copy, ("dvc", "repro"), ("dvc", "repro"), ".ipt/work/train_film")
+    begun = SCRATCH / "work" / "train_film"
+    shutil.rmtree(copy.folder / begun, ignore_errors=True)
+    first, said_first, second, said = both(copy, ("dvc", "repro"), ("dvc", "repro"), begun)
     assert first == 0, said_first
     assert second != 0 and "Traceback" not in said and ("is busy" in said or "is being made by process" in said), said
     # Cells that are missing are nobody's business as long as the summary of the grid stands.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,52 +44,76 @@ class Killer:
         self.kills += 1
         self.tally.add("kills")
         for name, digest in digests(self.copy.folder).items():
-            if name == "dvc.lock":
+            # A hidden name is a temporary one; at the end there may be none of those either.
+            if name == "dvc.lock" or any(part.startswith(".") for part in name.split("/")):
                 continue
             assert self.reference.get(name) == digest, f"{name} is half, or should not be there"
             self.tally.add("files found whole in between")
 
 
-def emptied(copy: Copy, stages: list[str]) -> Copy:
-    """The copy without what ``stages`` made."""
-    copy.forget(*(out for name in stages for out in STAGES[name].outputs))
-    return copy
+def kill_often(
+    make: Callable[[Path], Copy],
+    commands: Sequence[Sequence[str]],
+    killers: Callable[[Copy, int], Killer],
+    kills: int,
+    folder: Path,
+) -> None:
+    """Kill the last of ``commands`` so often, in as many copies as that takes, and compare each that was finished."""
+    done = round_ = 0
+    while done < kills:
+        copy = make(folder / f"copy-{round_}")
+        killer = killers(copy, round_)
+        run_killed(copy, commands, killer.pauses(kills - done), killer.look)
+        assert digests(copy.folder) == killer.reference
+        assert copy.repro() == [] and copy.jobs() == 0, "nothing is left to do"
+        assert copy.run("ipt", "status").stdout.count("up to date") == len(STAGES)
+        killer.tally.add("runs compared")
+        done, round_ = done + killer.kills, round_ + 1
+        shutil.rmtree(copy.folder)
 
 
 def test_dvc_repro_killed_at_random_moments(
     replication: Copy, reference: dict[str, str], many: Callable[[int, int], int], tally: Tally, tmp_path: Path
 ) -> None:
     """`dvc repro` killed at random moments ends with the bytes of a run never killed."""
-    kills, full = many(2, 30), many(0, 1)
-    done, round_ = 0, 0
-    while done < kills:
-        folder = tmp_path / f"copy-{round_}"
-        # In the short form a few stages in the middle are made anew, in full everything from the beginning.
-        copy = Copy.fresh(folder) if full else emptied(replication.copied(folder), ["train_film", "tables"])
-        killer = Killer(copy, reference, 25.0 if full else 12.0, tally, seed=round_)
-        run_killed(copy, DVC, killer.pauses(kills - done), killer.look)
-        assert digests(folder) == reference
-        assert copy.run("ipt", "status").stdout.count("up to date") == len(STAGES)
-        assert copy.repro() == [], "nothing is left to do"
-        tally.add("runs compared")
-        done, round_ = done + killer.kills, round_ + 1
-        shutil.rmtree(folder)
+
+    def partly(folder: Path) -> Copy:
+        copy = replication.copied(folder)
+        copy.forget(*(out for name in ("train_film", "tables") for out in STAGES[name].outputs))
+        return copy
+
+    def killers(copy: Copy, round_: int) -> Killer:
+        return Killer(copy, reference, many(12, 25), tally, seed=round_)
+
+    # In the short form two stages are made anew, in full everything from the beginning.
+    kill_often(Copy.fresh if many(0, 1) else partly, DVC, killers, many(2, 30), tmp_path)
 
 
 def test_snakemake_killed_at_random_moments(
     replication: Copy, reference: dict[str, str], many: Callable[[int, int], int], tally: Tally, tmp_path: Path
 ) -> None:
     """`snakemake` killed at random moments ends with the bytes of a run never killed."""
-    kills, full = many(2, 30), many(0, 1)
-    done, round_ = 0, 0
-    while done < kills:
-        copy = replication.copied(tmp_path / f"copy-{round_}")
+
+    def without_cells(folder: Path) -> Copy:
+        copy = replication.copied(folder)
         grid = copy.folder / "ablations" / "smoke"
-        for study in sorted(grid.iterdir()) if full else [grid / "rank"]:
+        for study in sorted(grid.iterdir()) if many(0, 1) else [grid / "rank"]:
             shutil.rmtree(study)
-        killer = Killer(copy, reference, 25.0 if full else 12.0, tally, seed=100 + round_)
-        run_killed(copy, SNAKEMAKE, killer.pauses(kills - done), killer.look)
-        assert digests(copy.folder) == reference and copy.jobs() == 0
-        tally.add("runs compared")
-        done, round_ = done + killer.kills, round_ + 1
-        shutil.rmtree(copy.folder)
+        return copy
+
+    def killers(copy: Copy, round_: int) -> Killer:
+        return Killer(copy, reference, many(12, 25), tally, seed=100 + round_)
+
+    kill_often(without_cells, SNAKEMAKE, killers, many(2, 30), tmp_path)
+
+
+def test_what_a_killed_publication_left_aside_goes(replication: Copy, tmp_path: Path, tally: Tally) -> None:
+    """A run killed between two renamings leaves a hidden folder, and the next one removes it."""
+    copy = replication.copied(tmp_path / "copy")
+    copy.forget("tables")
+    aside = copy.folder / ".tables.old"
+    aside.mkdir()
+    (aside / "table01.md").write_text("old\n", encoding="utf-8")
+    assert copy.repro() == ["tables"]
+    assert not aside.exists()
+    tally.add("kills")

@@ -292,12 +292,11 @@ def _done(
         error = str(problem)
     except Exception as defect:  # the other files are not to suffer from it
         error = complaint(defect) if isinstance(defect, OSError) else None
-        if error is None and os.environ.get("IPT_DEBUG"):
-            raise
-        error = (
-            error
-            or f"unexpected {type(defect).__name__}: {' '.join(str(defect).split())[:200]} (IPT_DEBUG=1 shows where)"
-        )
+        if error is None:
+            if os.environ.get("IPT_DEBUG"):
+                raise
+            said = " ".join(str(defect).split())[:200]
+            error = f"unexpected {type(defect).__name__}: {said} (IPT_DEBUG=1 shows where)"
     output = None if error else STREAM if job.target is None else str(job.target)
     guess = str(chosen) if chosen is not None and chosen.source == "image" else None
     return Outcome(job.name, output, error, *_size(job), time.monotonic() - begun, guess)

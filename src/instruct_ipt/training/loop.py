@@ -86,6 +86,7 @@ class Trainer:
             model.to(self.world.device)  # type: ignore[attr-defined]
         self.device = next(model.parameters()).device
         self.run = Run()
+        self._tolerated = MAX_SKIPPED
 
     def train(self, phases: list[Phase]) -> list[list[Any]]:
         """Run the phases, resuming from the newest checkpoint; the model ends with its averaged (EMA) weights.
