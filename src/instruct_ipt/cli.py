@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from instruct_ipt import cli_data, cli_fill, cli_restore, cli_serve, cli_task
+from instruct_ipt import cli_data, cli_fill, cli_release, cli_restore, cli_serve, cli_task
 from instruct_ipt.disk import complaint, naming
 from instruct_ipt.errors import InputError
 from instruct_ipt.stage_table import STAGES
@@ -41,6 +41,7 @@ app.command()(cli_restore.restore)
 app.command()(cli_fill.inpaint)
 app.command()(cli_fill.outpaint)
 app.command()(cli_restore.release)
+app.command()(cli_release.arm)
 app.command()(cli_restore.export)
 app.command()(cli_serve.serve)
 

@@ -177,10 +177,20 @@ class PatchPhase(Section):
     size: Annotated[int, Field(ge=16, multiple_of=8)]
 
 
+def _fill_the_run(patches: list[PatchPhase]) -> list[PatchPhase]:
+    total = sum(phase.share for phase in patches)
+    if abs(total - 1.0) > 1e-6:
+        raise ValueError(f"the shares must sum to 1, they sum to {total:g}")
+    return patches
+
+
+Patches = Annotated[list[PatchPhase], Field(min_length=1), AfterValidator(_fill_the_run)]
+
+
 class TrainingParams(Section):
     steps: Count
     batch_per_task: Count
-    patches: Annotated[list[PatchPhase], Field(min_length=1)]
+    patches: Patches
     validate_every: Count
     checkpoint_every: Count
     threads: Count
@@ -196,10 +206,7 @@ class TrainingParams(Section):
     ema: Annotated[float, Field(ge=0.0, lt=1.0)]
 
     @model_validator(mode="after")
-    def _patches_fill_the_run(self) -> TrainingParams:
-        total = sum(phase.share for phase in self.patches)
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"the shares of `patches` must sum to 1, they sum to {total:g}")
+    def _all_tasks_have_a_weight(self) -> TrainingParams:
         if set(self.task_weights) != set(TASKS):
             raise ValueError(f"task_weights needs exactly these keys: {', '.join(TASKS)}")
         return self
@@ -208,6 +215,12 @@ class TrainingParams(Section):
 class ExpertsParams(Section):
     steps: Count
     batch: Count
+
+
+class ReleaseParams(Section):
+    steps: Count
+    learning_rate: RateParams
+    patches: Patches
 
 
 class SensitivityParams(Section):
@@ -401,6 +414,7 @@ class Params(Section):
     modulation: ModulationParams
     training: TrainingParams
     experts: ExpertsParams
+    release: ReleaseParams
     sensitivity: SensitivityParams
     rank: RankParams
     evaluation: EvaluationParams

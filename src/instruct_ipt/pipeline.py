@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from instruct_ipt import disk, provenance, runs, tracking
 from instruct_ipt import params as params_module
 from instruct_ipt.errors import InputError
 from instruct_ipt.exclusive import alone
-from instruct_ipt.paths import RUNTIME, SCRATCH
+from instruct_ipt.paths import RUNTIME, SCRATCH, SELECTION
 from instruct_ipt.stage_table import STAGES, Stage, maker_of
 from instruct_ipt.stages._cells import (
     DIFFUSION,
@@ -59,7 +59,7 @@ def run_stage(name: str) -> None:
             that does not train was started by torchrun.
     """
     stage = STAGES[name]
-    if not _torchrun():
+    if not under_torchrun():
         with alone(name, f"stage {name}"):
             _run(stage)
         return
@@ -75,7 +75,8 @@ def run_stage(name: str) -> None:
             _train_along(stage, world.rank)
 
 
-def _torchrun() -> bool:
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
     # As torch.distributed.is_torchelastic_launched() has it, but most stages do not need torch.
     return "TORCHELASTIC_RUN_ID" in os.environ
 
@@ -131,7 +132,7 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
     Raises:
         InputError: the cell is not in the grid, or what it stands on is missing or stale; or torchrun started it.
     """
-    if _torchrun():
+    if under_torchrun():
         raise InputError("`ipt cell` runs in one process; start it without torchrun")
     configuration = params_module.load()
     cell = find_cell(configuration, study, setting, seed)
@@ -146,28 +147,64 @@ def run_cell(study: str, setting: str, seed: int) -> Path:
 def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str, Any], place: str, name: str) -> Path:
     """Make the cell in the scratch folders called ``place``, and give it its own."""
     study, folder = cell.study, cell.folder(configuration.profile)
-    work, checkpoints = SCRATCH / "work" / place, SCRATCH / "checkpoints" / place
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     card = runs.cell_card(started)
-    begun = time.monotonic()
     # A reader is made as fast as it is looked for.
     equal = None if study == INSTRUCTION else finished_equal(configuration, cell)
-    with tracking.start(card, configuration.mlflow) as tracker, disk.naming(work):
+
+    def make(work: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
         if equal is not None:
             _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
         else:
             make = {DIFFUSION: _train_denoiser, INSTRUCTION: _make_reader}.get(study, _train_cell)
             make(configuration, started["params"], checkpoints, tracker, work)
-        provenance.write_json(work / "provenance.json", started)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _replace(work, folder)
-        tracker.finish(lambda: runs.cell_results(folder), histories=equal is not None)
+
+    view = tracking.start(card, configuration.mlflow)
+    tracker = make_folder(
+        folder, started, place, view, make, lambda: runs.cell_results(folder), name, told=equal is not None
+    )
     if tracker.alive:
         tracking.summarise(lambda: runs.seeds_of(card, folder.parent))
+    return folder
+
+
+def make_folder(
+    folder: Path,
+    record: dict[str, Any],
+    place: str,
+    tracker: tracking.Tracker,
+    make: Callable[[Path, Path, tracking.Tracker], None],
+    results: Callable[[], runs.Results],
+    name: str,
+    told: bool = False,
+) -> tracking.Tracker:
+    """Make the contents of ``folder`` in a scratch folder, with the record beside them, then give it its name.
+
+    Args:
+        folder: replaced where it exists.
+        record: its ``provenance.json``.
+        place: name of the scratch folders; a killed run of the same name goes on from its checkpoints.
+        tracker: of the run.
+        make: called with the empty folder to write into, the folder for checkpoints, and the tracker.
+        results: what the finished folder shows.
+        name: in `logs/runtime.csv`.
+        told: whether the curves have to be logged now, because nobody watched them grow.
+
+    Returns:
+        The tracker, closed.
+    """
+    work, checkpoints = SCRATCH / "work" / place, SCRATCH / "checkpoints" / place
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    begun = time.monotonic()
+    with tracker, disk.naming(work):
+        make(work, checkpoints, tracker)
+        provenance.write_json(work / "provenance.json", record)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _replace(work, folder)
+        tracker.finish(results, histories=told)
     note_runtime(name, time.monotonic() - begun)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return folder
+    return tracker
 
 
 def _take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
@@ -184,13 +221,14 @@ def _make_reader(configuration: params_module.Params, spec: Any, checkpoints: Pa
 
 def _train_cell(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:
     from instruct_ipt.stages import cell
+    from instruct_ipt.training.build import read_selection
 
     grid = configuration.ablations
     patches = [params_module.PatchPhase(share=1.0, size=grid.patch)]
     scale = {"steps": grid.steps, "batch_per_task": grid.batch_per_task, "patches": patches, "threads": grid.threads}
     settings = configuration.training.model_copy(update=scale | {"validate_every": spec["validate_every"]})
-    degradation, backbone = configuration.degradation, configuration.backbone
-    cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, checkpoints, tracker), out)
+    degradation, backbone, groups = configuration.degradation, configuration.backbone, read_selection(SELECTION)
+    cell.run(cell.Job(spec["cell"], spec["recipe"], settings, degradation, backbone, groups, checkpoints, tracker), out)
 
 
 def _train_denoiser(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:

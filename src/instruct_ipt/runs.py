@@ -18,13 +18,13 @@ from typing import Any
 
 from instruct_ipt import provenance
 from instruct_ipt.errors import InputError
-from instruct_ipt.paths import ABLATIONS, MODELS, RESULTS
+from instruct_ipt.paths import ABLATIONS, ARMS, MODELS, RESULTS
 from instruct_ipt.stage_table import STAGES, Stage
 from instruct_ipt.stages._cells import DIFFUSION, INSTRUCTION, kind_of
 from instruct_ipt.tasks import TASKS
 
 PREFIX = "instruct-ipt"
-REPLICATION, BENCHMARK = "replication", "benchmark"
+REPLICATION, BENCHMARK, RELEASE = "replication", "benchmark", "release"
 CELL_PROTOCOL = "rgb"
 """Protocol by which `ipt cell` scores; it stands beside every number of a cell."""
 
@@ -41,7 +41,8 @@ class Card:
     """Which run something is, known before it begins.
 
     Attributes:
-        study: `replication` (a stage each), `benchmark` (a method each), or a study of the ablation grid.
+        study: `replication` (a stage each), `benchmark` (a method each), `release` (a network each), or a study of the
+            ablation grid.
         profile: scale of the study.
         name: what a person reads.
         place: what of the study it is; an older run of the same place is the past of this one.
@@ -110,6 +111,11 @@ def stage_results(stage: Stage) -> Results:
     histories = [file for file in files if file.name == "history.csv" and MODELS in file.parents]
     if not facts:
         return Results(histories=histories, weights=weights, files=shown)
+    return _trained(facts, histories, weights, shown)
+
+
+def _trained(facts: Mapping[str, Any], histories: list[Path], weights: list[Path], shown: list[Path]) -> Results:
+    """What a trained network has to show, ``facts`` being its `metrics.json`."""
     counts = {key: float(facts[key]) for key in ("params_total", "params_added", "params_per_task", "steps")}
     # The scores of the tasks are the ends of their curves.
     metrics = {"validation/psnr/mean": statistics.fmean(facts["validation_psnr"].values())} | counts
@@ -241,6 +247,27 @@ def over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found | {"seeds": float(len(seeds))}
 
 
+# ---- the networks of a release --------------------------------------------------------------------------------------
+
+
+def arm_card(record: Mapping[str, Any]) -> Card:
+    """The run of a network that a release stands on or is compared with."""
+    record = json.loads(json.dumps(record))
+    params = record["params"]
+    name, recipe = params["arm"]["name"], params["arm"]["recipe"]
+    tags = _tags(record) | {"study": RELEASE, "setting": name, "seed": str(params["seed"]), "split": "validation"}
+    tags |= {"method": recipe["method"], "strategy": recipe["strategy"], "tasks": _task_set(recipe["tasks"])}
+    digest = provenance.digest(record)
+    return Card(RELEASE, params["profile"], name, name, digest, params, tags, ("instruct_ipt.release.arms",))
+
+
+def arm_results(folder: Path) -> Results:
+    """What the folder of such a network has to show."""
+    files = _files(folder)
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    return _trained(_json(folder / "metrics.json"), [folder / "history.csv"], weights, list(filter(_is_shown, files)))
+
+
 # ---- all of it ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +288,12 @@ def finished() -> Iterator[tuple[Card, Results]]:
         if record is not None and (path.parent / "metrics.json").is_file():
             with _readable(path):
                 found = [(cell_card(record), cell_results(path.parent))]
+            yield from found
+    for path in sorted(ARMS.glob("*/provenance.json")):
+        record = provenance.read_record(path)
+        if record is not None and (path.parent / "metrics.json").is_file():
+            with _readable(path):
+                found = [(arm_card(record), arm_results(path.parent))]
             yield from found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,21 @@ def write_model(folder: Path, model: TaskModel, history: list[list[Any]], facts:
     last = history[-1][0]
     psnr = {task: round(value, 4) for step, task, _, value, _ in history if step == last}
     write_json(folder / "metrics.json", facts | cost(model) | {"validation_psnr": psnr, "steps": last})
+
+
+def write_models(
+    folder: Path, models: Mapping[str, TaskModel], history: list[list[Any]], facts: dict[str, Any], steps: int
+) -> None:
+    """`<task>.safetensors`, `history.csv` and `metrics.json` of networks that serve a task each."""
+    for task, model in models.items():
+        save_weights(folder / f"{task}.safetensors", model.state_dict())
+    write_history(folder / "history.csv", history)
+    one = cost(next(iter(models.values())))["params_total"]
+    # Whole networks: what is added per task is a whole network.
+    counts = {"params_total": one * len(models), "params_added": one * (len(models) - 1), "params_per_task": one}
+    # The last word on each task is its own network's.
+    psnr = {task: round(value, 4) for _, task, _, value, _ in history}
+    write_json(folder / "metrics.json", facts | counts | {"validation_psnr": psnr, "steps": steps})
 
 
 def modulation_model(params: Any) -> TaskModel:

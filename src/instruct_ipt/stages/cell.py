@@ -20,7 +20,7 @@ from instruct_ipt.data.prepared import training_stream
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.evaluation.validation import Validation, restore_stack, validation_pairs
 from instruct_ipt.modulation import RankRule, matrix_shape
-from instruct_ipt.paths import PREPARED, SELECTION
+from instruct_ipt.paths import PREPARED
 from instruct_ipt.provenance import write_json
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.build import (
@@ -30,9 +30,9 @@ from instruct_ipt.training.build import (
     cost,
     new_backbone,
     rank_rule,
-    read_selection,
     selected_weights,
 )
+from instruct_ipt.training.checkpoint import load_weights
 from instruct_ipt.training.loop import Trainer, write_history
 from instruct_ipt.training.phases import Phase, counts_of, phases_of
 
@@ -54,8 +54,10 @@ class Job:
         settings: the `training` section with the grid's steps, batch, patch and threads.
         degradation: the `degradation` section.
         backbone: the `backbone` section.
+        groups: the selected weight groups.
         checkpoints: folder for rolling checkpoints.
         tracker: live view.
+        start: weights of a network of the same recipe to go on from; None: fresh ones.
     """
 
     facts: dict[str, Any]
@@ -63,16 +65,30 @@ class Job:
     settings: Any
     degradation: Any
     backbone: Any
+    groups: list[str]
     checkpoints: Path
     tracker: Tracker
+    start: Path | None = None
+
+
+def train(job: Job) -> tuple[dict[str, TaskModel], list[list[Any]]]:
+    """Train the network or networks of a job.
+
+    Returns:
+        Task -> its network, the same one for all unless they are experts; and the rows of the history.
+
+    Raises:
+        InputError: the weights to start from are not those of such a network, or training diverged.
+    """
+    torch.set_num_threads(job.settings.threads)
+    runner = _Runner(job)
+    return runner.experts() if job.recipe["method"] == "experts" else runner.single()
 
 
 def run(job: Job, out: Path) -> None:
     """Train one cell; write ``metrics.json``, ``per_image.csv`` and ``history.csv`` into the empty folder ``out``."""
-    torch.set_num_threads(job.settings.threads)
     recipe, degradation = job.recipe, job.degradation
-    runner = _Runner(job)
-    models, history = runner.experts() if recipe["method"] == "experts" else runner.single()
+    models, history = train(job)
     images = pd.concat([_score(models[task], task, degradation) for task in recipe["tasks"]])
     write_history(out / "history.csv", history)
     images.to_csv(out / "per_image.csv", index=False, lineterminator="\n")
@@ -163,7 +179,9 @@ class _Runner:
 
     def single(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
         """One network for all tasks."""
-        model = build(self.job.recipe, self.job.backbone, self.seed, read_selection(SELECTION))
+        model = build(self.job.recipe, self.job.backbone, self.seed, self.job.groups)
+        if self.job.start is not None:
+            load_weights(self.job.start, model)
         history = self._trainer(model, "network").train(phases_of(self.job.recipe["strategy"], self.settings.steps))
         return dict.fromkeys(self.tasks, model.eval()), history
 

@@ -1,0 +1,132 @@
+"""The networks a release stands on.
+
+Five arms share one schedule, that of the section `training`: the same steps, batches, data and seed. The sixth,
+`release`, goes on from the synchronous arm on the schedule of the section `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from instruct_ipt import params as params_module
+from instruct_ipt import provenance, runs, tracking
+from instruct_ipt.errors import InputError
+from instruct_ipt.exclusive import alone
+from instruct_ipt.params import Params, restrict
+from instruct_ipt.paths import ARMS, SELECTION
+from instruct_ipt.pipeline import check_inputs, make_folder, under_torchrun
+from instruct_ipt.stages import cell
+from instruct_ipt.stages._cells import LEAVES, Recipe
+from instruct_ipt.stages._training import write_model, write_models
+from instruct_ipt.tasks import TASKS
+from instruct_ipt.training.build import read_selection
+
+RELEASE, START = "release", "synchronous"
+COMMON = ("shared", "experts", "film", "frozen", START)
+NAMES = (*COMMON, RELEASE)
+
+_SECTIONS = ("seed", "degradation", "backbone", "modulation", "training", "sensitivity")
+
+
+def train(name: str) -> Path:
+    """Train one arm on `data/prepared`; a killed run goes on from its last checkpoint.
+
+    Args:
+        name: one of :data:`NAMES`.
+
+    Returns:
+        Its folder, `models/release/<name>`: weights, history, metrics and provenance.
+
+    Raises:
+        InputError: no such arm, torchrun started it, what it stands on is missing or stale, or training diverged.
+    """
+    if name not in NAMES:
+        raise InputError(f"there is no arm {name!r:.40}; allowed: {', '.join(NAMES)}")
+    if under_torchrun():
+        raise InputError("`ipt arm` runs in one process; start it without torchrun")
+    configuration = params_module.load()
+    inputs = _inputs(configuration, name)
+    record = _record(configuration, name, inputs)
+    place = f"arm-{provenance.digest(record)[:16]}"
+    with alone(place, f"arm {name}"):
+        folder = ARMS / name
+        view = tracking.start(runs.arm_card(record), configuration.mlflow)
+
+        def make(work: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
+            _make(configuration, name, work, checkpoints, tracker)
+
+        make_folder(folder, record, place, view, make, lambda: runs.arm_results(folder), f"arm/{name}")
+    return folder
+
+
+def recipe_of(configuration: Params, name: str) -> Recipe:
+    """What an arm is; all that have a size are as large as the low-rank biases."""
+    rule = (configuration.modulation.rule, float(configuration.modulation.value))
+    if name in ("shared", "experts"):
+        return Recipe(name, name, TASKS)
+    if name == "film":
+        return Recipe("film", "synchronous", TASKS, rule)
+    return Recipe("modulation", "frozen" if name == "frozen" else "synchronous", TASKS, rule)
+
+
+def groups_of(configuration: Params) -> list[str]:
+    """The weight groups that carry a bias: those that `params.yaml` names, else those that the search selected."""
+    return list(configuration.sensitivity.groups) or read_selection(SELECTION)
+
+
+def settings_of(configuration: Params, name: str) -> Any:
+    """The section `training`, with the schedule of the section `release` for the arm of that name."""
+    if name != RELEASE:
+        return configuration.training
+    own = configuration.release
+    return configuration.training.model_copy(update={key: getattr(own, key) for key in type(own).model_fields})
+
+
+def _inputs(configuration: Params, name: str) -> list[Path]:
+    """The files an arm stands on; InputError where one is missing or stale."""
+    made = [path for path in LEAVES if path != SELECTION or not configuration.sensitivity.groups]
+    check_inputs([path.as_posix() for path in made], configuration)
+    if name != RELEASE:
+        return made
+    start = _weights(START)
+    if not start.is_file():
+        raise InputError(f"{start} does not exist, from which the release goes on; `ipt arm {START}` makes it")
+    return [*made, start]
+
+
+def _weights(name: str) -> Path:
+    return ARMS / name / "weights.safetensors"
+
+
+def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, Any]:
+    own = (RELEASE,) if name == RELEASE else ()
+    arm: Mapping[str, Any] = {"name": name, "recipe": asdict(recipe_of(configuration, name))}
+    sections = restrict(configuration, _SECTIONS + own) | {"arm": arm}
+    return provenance.record(sections, [__name__], inputs)
+
+
+def _make(configuration: Params, name: str, out: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
+    groups = groups_of(configuration)
+    job = cell.Job(
+        {"study": "arm", "setting": name, "seed": configuration.seed},
+        asdict(recipe_of(configuration, name)),
+        settings_of(configuration, name),
+        configuration.degradation,
+        configuration.backbone,
+        groups,
+        checkpoints,
+        tracker,
+        _weights(START) if name == RELEASE else None,
+    )
+    models, history = cell.train(job)
+    facts = {"method": job.recipe["method"], "strategy": job.recipe["strategy"]}
+    if name == "experts":
+        write_models(out, models, history, facts, job.settings.steps)
+    else:
+        write_model(out, next(iter(models.values())), history, facts)
+    # Beside the weights, as a replication has it: `ipt release` builds the network from it.
+    chosen_by = "params.yaml: sensitivity.groups" if configuration.sensitivity.groups else SELECTION.as_posix()
+    provenance.write_json(out / "selection.json", {"groups": groups, "chosen_by": chosen_by})
