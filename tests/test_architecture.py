@@ -34,6 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "web": {"restoration"},
     # A task of one's own is trained, judged, and read as `ipt restore` will read it.
     "own": {"modulation", "data", "training", "evaluation", "restoration", "provenance"},
+    "classical": {"data", "evaluation"},
+    # Above the stages: it trains and scores by them.
+    "release": {"modulation", "data", "training", "evaluation", "restoration", "classical", "report", "stages",
+                "pipeline", "params", "provenance", "runs", "tracking", "exclusive"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
                "instruction", "restoration", "diffusion", "provenance", "params", "tracking"},
 }  # fmt: skip

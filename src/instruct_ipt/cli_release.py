@@ -1,10 +1,13 @@
-"""`ipt arm` and what measures a release. Thin, like the rest of the command line."""
+"""`ipt arm`, `ipt scores`, `ipt side-by-side` and `ipt gallery`. Thin, like the rest of the command line."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_WEIGHTS = typer.Option(help="Folder of a release; default: `weights`, or what is installed.")
 
 
 def arm(
@@ -14,3 +17,68 @@ def arm(
     from instruct_ipt.release.arms import train
 
     print(train(name))
+
+
+def scores(
+    weights: Annotated[Path | None, _WEIGHTS] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the scores beside the weights.")] = False,
+    images: Annotated[Path | None, typer.Option(help="CSV for the scores of every image.")] = None,
+) -> None:
+    """Score the released weights on the benchmark images.
+
+    `ipt data fetch --level benchmark` brings them. Exit code 1 where a score is not the recorded one within 0.02 dB.
+    """
+    from instruct_ipt.disk import write_whole
+    from instruct_ipt.release import scores as module
+    from instruct_ipt.restoration.weights import find_weights
+
+    folder = weights or find_weights()
+    recorded = None if record else module.read_recorded(folder)
+    found = module.compute(folder)
+    table = module.means(found)
+    print(module.as_markdown(table), end="")
+    if images is not None:
+        write_whole(images, found.round({"psnr": 4, "ssim": 5}).to_csv(index=False, lineterminator="\n").encode())
+    if recorded is None:
+        module.record(folder, table)
+        print(f"recorded in {folder / module.SCORES}")
+        return
+    wrong = module.differences(table, recorded)
+    for line in wrong:
+        print(f"differs: {line}")
+    print(f"{len(recorded) - len(wrong)} of {len(recorded)} scores are the recorded ones within 0.02 dB and 0.001 SSIM")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def side_by_side(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="CSV to write.")] = Path(
+        "docs/release/side_by_side.csv"
+    ),
+) -> None:
+    """Compare the arms and classical methods on the benchmark images."""
+    from instruct_ipt.disk import write_whole
+    from instruct_ipt.release import side_by_side as module
+
+    table = module.compute()
+    write_whole(output, table.to_csv(index=False, lineterminator="\n").encode())
+    print(module.as_markdown(table), end="")
+    print(output)
+
+
+def gallery(
+    weights: Annotated[Path | None, _WEIGHTS] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to.")] = Path("gallery"),
+    choose: Annotated[bool, typer.Option("--choose", help="Write the list of images instead, by its rule.")] = False,
+    images: Annotated[Path | None, typer.Option(help="With --choose: CSV of `ipt scores --images`.")] = None,
+) -> None:
+    """Restore the listed benchmark photographs and show them on a page."""
+    from instruct_ipt.release import gallery as module
+    from instruct_ipt.release.sets import degradation_of, indexed_images
+    from instruct_ipt.restoration.weights import find_weights
+
+    folder = weights or find_weights()
+    if choose:
+        listed = module.write_list(indexed_images(degradation_of(folder)), images)
+        print(f"{module.LIST}: {len(listed)} images")
+        return
+    print(module.render(folder, output))

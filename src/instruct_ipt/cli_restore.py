@@ -67,13 +67,14 @@ def restore(
 
 def release(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")] = Path("weights"),
-    models: Annotated[Path, typer.Option(help="The models of a finished replication.")] = Path("models"),
+    models: Annotated[Path, typer.Option(help="Models of a replication, or `models/release/NAME`.")] = Path("models"),
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a release that is there.")] = False,
 ) -> None:
     """Write the trained network as a release folder."""
     from instruct_ipt.restoration.weights import write_release
 
-    model = write_release(models, output, force)
+    model = write_release(models, output, force, half)
     print(f"{output}: the backbone and a pack for each of {', '.join(model.tasks)}")
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -57,6 +58,39 @@ def test_a_release_brings_the_network_back_bit_for_bit(released: tuple[Modulated
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     x = torch.rand(5, 3, 16, 16)
     assert torch.equal(again(x, torch.arange(5)), model(x, torch.arange(5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_release_of_half_precision_is_the_rounded_network(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Half the bytes; what is loaded is in single precision, and is what numpy's own rounding would give."""
+    model = _trained()
+    before = copy.deepcopy(model.state_dict())
+    save_release(model, tmp_path / "whole")
+    save_release(model, tmp_path / "half", dtype=dtype)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    again = load_release(build_backbone("tiny"), tmp_path / "half", TASKS)
+    assert again.state_dict().keys() == before.keys()
+    for name, value in again.state_dict().items():
+        assert value.dtype == before[name].dtype
+        if dtype == torch.float16:
+            assert np.array_equal(value.numpy(), before[name].numpy().astype(np.float16).astype(np.float32)), name
+        else:
+            assert torch.equal(value, before[name].to(dtype).to(value.dtype)), name
+    for file in ("backbone", *TASKS):
+        tensors = load_file(tmp_path / "half" / f"{file}.safetensors")
+        assert {value.dtype for value in tensors.values()} == {dtype}
+        whole = load_file(tmp_path / "whole" / f"{file}.safetensors")
+        assert 2 * sum(v.nbytes for v in tensors.values()) == sum(v.nbytes for v in whole.values())
+
+
+def test_weights_too_large_for_half_precision_are_refused_and_named(tmp_path: Path) -> None:
+    model = _trained()
+    name, parameter = next(model.backbone.named_parameters())
+    with torch.no_grad():
+        parameter.view(-1)[0] = 1e6
+    with pytest.raises(ValueError, match=f"{name} is not finite in torch.float16"):
+        save_release(model, tmp_path, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_packs_of_a_release_carry_the_facts_of_their_task(released: tuple[Modulated, Path]) -> None:

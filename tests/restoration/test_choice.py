@@ -14,8 +14,7 @@ from PIL import Image
 
 from instruct_ipt import params
 from instruct_ipt.errors import InputError
-from instruct_ipt.instruction import Estimate, Estimator
-from instruct_ipt.instruction.estimator import CLASSES, features
+from instruct_ipt.instruction import Estimate
 from instruct_ipt.instruction.fitting import fit
 from instruct_ipt.restoration import Choice, Guides, Restorer
 from instruct_ipt.tasks import TASKS
@@ -121,11 +120,7 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configuration = params.load(ROOT / "params.yaml", "smoke")
     small = configuration.instruction.model_copy(update={"fills": 1, "variants": 1})
     fit(small, configuration.seed)[0].save(folder / "instruction")
-    count = len(features(np.zeros((32, 32, 3))))
-    bias = np.where(np.array(CLASSES) == "derain", 9.0, 0.0)
-    arrays = (np.zeros(count), np.ones(count), np.zeros((len(CLASSES), count)), bias)
-    rain = Estimator(*(array.astype(np.float32) for array in arrays), 32)
-    rain.save(folder / "estimator")
+    nets.rainy_everywhere(folder / "estimator")
     return folder
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ BENCHMARK = [*KEYS, "images", "psnr", "ssim", "psnr_input", "ssim_input", "param
 
 # A method restores an image for a task; `input` is the identity, `experts` picks the network of the task.
 Method = Mapping[str, "TaskModel"]
+# What gives a restored image, float32 (H, W, 3), for a pair whose target it does not look at.
+Restore = Callable[[Pair], np.ndarray]
 Sample = dict[str, Any]
 
 
@@ -32,6 +35,11 @@ def restore(method: Method | None, pair: Pair) -> np.ndarray:
     if method is None:
         return pair.input
     return restore_stack(method[pair.task], pair.input[None], pair.task)[0]
+
+
+def restoring(methods: Mapping[str, Method | None]) -> dict[str, Restore]:
+    """Each method as a function."""
+    return {name: partial(restore, method) for name, method in methods.items()}
 
 
 @dataclass(frozen=True)
@@ -48,31 +56,33 @@ class Score:
 
 
 def score_images(
-    methods: Mapping[str, Method | None],
+    methods: Mapping[str, Restore],
     root: Path,
     settings: Any,
     protocols: Sequence[Protocol],
     only: set[tuple[str, str, str]] | None = None,
+    tasks: Sequence[str] = TASKS,
 ) -> Iterator[tuple[Pair, dict[str, np.ndarray], list[Score]]]:
     """For every test pair: the pair, each method's output, and the scores.
 
     Protocols that give the networks the same input share one restoration.
 
     Args:
-        methods: method -> (task -> network), None for the degraded input itself.
-        root: `data/prepared`.
+        methods: method -> what restores with it.
+        root: `data/prepared`, or another folder with an index.
         settings: the `degradation` section of the parameters.
         protocols: rules of scoring.
         only: (task, dataset, image name) of the pairs to restore; None for all.
+        tasks: whose pairs are restored.
     """
     for group in _sharing_inputs(protocols):
         rule = group[0]
-        for task in TASKS:
+        for task in tasks:
             for pair in pairs(root, "test", task, settings, noise=rule.noisy, only=only):
                 pair = replace(
                     pair, **dict(zip(("input", "target"), rule.prepare(pair.input, pair.target), strict=True))
                 )
-                outputs = {name: restore(method, pair) for name, method in methods.items()}
+                outputs = {name: method(pair) for name, method in methods.items()}
                 yield (
                     pair,
                     outputs,
@@ -122,13 +132,13 @@ def write_samples(folder: Path, pair: Pair, outputs: Mapping[str, np.ndarray], s
     return [_write_sample(folder, pair.task, pair.dataset, pair.name, m, im, psnr.get(m)) for m, im in shown.items()]
 
 
-def write_pictures(folder: Path, root: Path, methods: Mapping[str, Method | None]) -> list[Sample]:
+def write_pictures(folder: Path, root: Path, methods: Mapping[str, Restore]) -> list[Sample]:
     """Restore the photographs that have no ground truth; rows of `samples.csv` without a score."""
     rows = []
     for row, image in pictures(root):
         pair = Pair(row.task, row.dataset, row.name, image, image)
         rows += [
-            _write_sample(folder, row.task, row.dataset, row.name, name, restore(method, pair), None)
+            _write_sample(folder, row.task, row.dataset, row.name, name, method(pair), None)
             for name, method in methods.items()
         ]
     return rows

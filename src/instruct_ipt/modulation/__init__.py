@@ -7,7 +7,7 @@ from .interface import TaskChoice, TaskModel, TaskModule, check_strength, set_tr
 from .modulated import Modulated, modulate
 from .pack import Pack, backbone_digest, install_pack, load_pack, save_pack
 from .rank import RankRule, matrix_shape
-from .release import BACKBONE_FILE, load_release, read_architecture, save_release
+from .release import BACKBONE_FILE, load_release, read_architecture, rounded, save_release
 
 __all__ = [
     "BACKBONE_FILE",
@@ -29,6 +29,7 @@ __all__ = [
     "matrix_shape",
     "modulate",
     "read_architecture",
+    "rounded",
     "save_pack",
     "save_release",
     "set_trainable",

@@ -133,6 +133,7 @@ def save_pack(
     *,
     degradation: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the biases of `task` to `path`: under a temporary name first, so that no half-written pack is ever seen.
 
@@ -143,12 +144,13 @@ def save_pack(
         metadata: further JSON-serialisable facts for the header.
         degradation: the range the task was trained on, say `{"sigma_8bit": [0, 50]}`; JSON-serialisable.
         metrics: what it reached, say `{"psnr_db": 31.2}`; JSON-serialisable.
+        dtype: floating-point type in which the biases are stored; None: that of the model.
 
     Raises:
         KeyError: unknown task.
         ValueError: a task is folded into the model, a bias is not finite, or a fact is not JSON (NaN is not).
     """
-    tensors = _slices(model, task)
+    tensors = {name: value.to(dtype or value.dtype) for name, value in _slices(model, task).items()}
     if broken := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
         raise ValueError(f"{broken[0]} of task {task!r} is not finite; a diverged model makes no pack")
     header = {
@@ -287,12 +289,17 @@ def install_pack(model: Modulated, pack: Pack) -> None:
 
     Raises:
         KeyError: the model does not know the task.
-        ValueError: the pack belongs to another backbone, selection or rank, or a task is folded into the model.
+        ValueError: the pack belongs to another backbone, selection or rank, is of a type that the model's cannot hold
+            exactly, or a task is folded into the model.
     """
     slices = _slices(model, pack.task)
     check_backbone(pack, backbone_digest(model.backbone))
-    kinds = {name: (value.shape, value.dtype) for name, value in pack.tensors.items()}
-    if kinds != {name: (value.shape, value.dtype) for name, value in slices.items()}:
+    # A pack of half precision fits into a model of single precision, exactly; the other way round it would be rounded.
+    fits = pack.tensors.keys() == slices.keys() and all(
+        pack.tensors[name].shape == own.shape and torch.promote_types(pack.tensors[name].dtype, own.dtype) == own.dtype
+        for name, own in slices.items()
+    )
+    if not fits:
         raise ValueError(f"the pack of task {pack.task!r} has another selection, other ranks or types than the model")
     for name, value in slices.items():
         value.copy_(pack.tensors[name])

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from .bias import FullBias, LowRankBias, TaskBias
 from .modulated import Modulated
@@ -34,6 +34,7 @@ def save_release(
     degradation: Facts | None = None,
     metrics: Facts | None = None,
     architecture: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the backbone (parameters and buffers) and one pack per task into `folder`.
 
@@ -43,20 +44,47 @@ def save_release(
         degradation: task -> that field of its pack (see `save_pack`); tasks may be left out.
         metrics: task -> that field of its pack; tasks may be left out.
         architecture: how to build the backbone, for `read_architecture`; JSON. None leaves that to the reader.
+        dtype: floating-point type in which weights are stored, say `torch.float16` for files of half the size; None:
+            that of the model. What was stored is what is loaded: the packs belong to the rounded backbone.
 
     Raises:
-        ValueError: a task name that is no file name, a model that is folded or not finite, or a fact that is not JSON.
+        ValueError: a task name that is no file name, a model that is folded or not finite (in `dtype`), or a fact that
+            is not JSON.
     """
     model.require_unfolded()
+    if dtype is not None:
+        model = rounded(model, dtype)
     paths = {task: _pack_path(folder, task) for task in model.tasks}
     try:
         header = {} if architecture is None else {"architecture": json.dumps(dict(architecture), sort_keys=True)}
     except (TypeError, ValueError) as error:
         raise ValueError(f"architecture must be JSON: {error}") from error
     for task, path in paths.items():
-        save_pack(model, task, path, degradation=(degradation or {}).get(task), metrics=(metrics or {}).get(task))
+        facts = {"degradation": (degradation or {}).get(task), "metrics": (metrics or {}).get(task)}
+        save_pack(model, task, path, **facts, dtype=dtype)
     # Clones: the format knows no ties, so a tied weight is written under both names.
-    write_safetensors(folder / BACKBONE_FILE, {n: v.clone() for n, v in model.backbone.state_dict().items()}, header)
+    state = {name: _stored(value, dtype).clone() for name, value in model.backbone.state_dict().items()}
+    write_safetensors(folder / BACKBONE_FILE, state, header)
+
+
+@torch.no_grad()
+def rounded(model: Modulated, dtype: torch.dtype) -> Modulated:
+    """A copy of `model`, of the same types, whose floating-point weights are exact in `dtype`.
+
+    Raises:
+        ValueError: a weight is too large for `dtype`, or is not finite.
+    """
+    copied = copy.deepcopy(model)
+    for name, value in copied.state_dict().items():
+        value.copy_(_stored(value, dtype))
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} is not finite in {dtype}; store the weights in another type")
+    return copied
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The value in the type in which it is stored; whole numbers stay what they are."""
+    return value if dtype is None or not value.is_floating_point() else value.to(dtype)
 
 
 def read_architecture(folder: Path) -> dict[str, Any] | None:

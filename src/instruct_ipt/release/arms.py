@@ -14,6 +14,7 @@ from typing import Any
 from instruct_ipt import params as params_module
 from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
+from instruct_ipt.evaluation.benchmark import Method
 from instruct_ipt.exclusive import alone
 from instruct_ipt.params import Params, restrict
 from instruct_ipt.paths import ARMS, SELECTION
@@ -22,7 +23,8 @@ from instruct_ipt.stages import cell
 from instruct_ipt.stages._cells import LEAVES, Recipe
 from instruct_ipt.stages._training import write_model, write_models
 from instruct_ipt.tasks import TASKS
-from instruct_ipt.training.build import read_selection
+from instruct_ipt.training.build import build_shared, read_selection
+from instruct_ipt.training.checkpoint import load_weights
 
 RELEASE, START = "release", "synchronous"
 COMMON = ("shared", "experts", "film", "frozen", START)
@@ -83,6 +85,26 @@ def settings_of(configuration: Params, name: str) -> Any:
         return configuration.training
     own = configuration.release
     return configuration.training.model_copy(update={key: getattr(own, key) for key in type(own).model_fields})
+
+
+def load(configuration: Params, name: str) -> Method | None:
+    """Task -> the trained network of an arm; None where it was not trained yet.
+
+    Raises:
+        InputError: its weights are not those of the arm that `params.yaml` describes.
+    """
+    folder = ARMS / name
+    if not (folder / "metrics.json").is_file():
+        return None
+    recipe, seed = asdict(recipe_of(configuration, name)), configuration.seed
+    if name == "experts":
+        networks = {task: build_shared(configuration.backbone, seed) for task in TASKS}
+        for task, network in networks.items():
+            load_weights(folder / f"{task}.safetensors", network)
+        return {task: network.eval() for task, network in networks.items()}
+    network = cell.build(recipe, configuration.backbone, seed, groups_of(configuration))
+    load_weights(_weights(name), network)
+    return dict.fromkeys(TASKS, network.eval())
 
 
 def _inputs(configuration: Params, name: str) -> list[Path]:

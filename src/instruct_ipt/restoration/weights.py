@@ -27,6 +27,7 @@ from instruct_ipt.modulation import (
     load_release,
     modulate,
     read_architecture,
+    rounded,
     save_release,
 )
 from instruct_ipt.modulation.pack import fill
@@ -154,9 +155,13 @@ def _alike(folder: Path, tasks: list[str]) -> list[list[str]]:
 
 
 def _from_replication(folder: Path) -> Modulated:
-    """`models/modulation` as the training stage wrote it; the selection stands beside that folder."""
+    """`models/modulation`, or an arm of a release, as its training wrote it.
+
+    The selection stands beside a stage's folder, and in an arm's.
+    """
     params, path = _record(folder)["params"], folder / "weights.safetensors"
-    groups = _json(folder.parent / "selection.json")
+    own = folder / "selection.json"
+    groups = _json(own if own.is_file() else folder.parent / own.name)
     try:
         choice, rule = params["backbone"], params["modulation"]
         value = int(rule["value"]) if rule["rule"] == "constant" else rule["value"]
@@ -193,7 +198,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
+def write_release(models: Path, out: Path, force: bool = False, half: bool = False) -> Modulated:
     """Write the modulated network of a finished replication to `out` as a release, with a model card.
 
     Each pack says what its task was trained on and what it reached in validation. The reader of instructions and the
@@ -203,6 +208,7 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
         models: `models` of the replication.
         out: folder of the release.
         force: whether a release that is there may be replaced.
+        half: whether the weights are stored in half precision, in files of half the size.
 
     Raises:
         InputError: no finished replication in `models`, or `out` holds a release.
@@ -212,11 +218,13 @@ def write_release(models: Path, out: Path, force: bool = False) -> Modulated:
         raise InputError(f"{models} holds no {_MODEL}/weights.safetensors; run `make repro` first")
     if (out / BACKBONE_FILE).exists() and not force:
         raise InputError(f"{out} holds a release already; give --force to replace it")
-    model = _from_replication(source)
+    model, dtype = _from_replication(source), torch.float16 if half else None
+    if dtype is not None:
+        model = rounded(model, dtype)
     _spare_own_tasks(model, out)
     params, metrics = _record(source)["params"], _json(source / "metrics.json")
     with _staged(out) as stage:
-        _fill(stage, model, source, params, metrics)
+        _fill(stage, model, source, params, metrics, dtype)
     return model
 
 
@@ -237,7 +245,14 @@ def _staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _fill(out: Path, model: Modulated, source: Path, params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+def _fill(
+    out: Path,
+    model: Modulated,
+    source: Path,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    dtype: torch.dtype | None,
+) -> None:
     """Write the files of a release into an empty folder."""
     reached = {task: {"validation_psnr_db": psnr} for task, psnr in metrics["validation_psnr"].items()}
     save_release(
@@ -246,9 +261,12 @@ def _fill(out: Path, model: Modulated, source: Path, params: Mapping[str, Any], 
         degradation={task: params["degradation"][task] for task in model.tasks},
         metrics=reached,
         architecture=describe_architecture(model.backbone),
+        dtype=dtype,
     )
     for name in (INSTRUCTION, ESTIMATOR):
-        for path in sorted((source.parent / name).glob("*")):
+        # Beside a stage's folder, or beside that of all arms.
+        found = [parent / name for parent in source.absolute().parents[:2] if (parent / name).is_dir()]
+        for path in sorted(found[0].glob("*")) if found else []:
             write_whole(out / name / path.name, path.read_bytes())
     write_whole(out / "README.md", _card(model, params, metrics).encode())
 

@@ -13,8 +13,10 @@ import torch
 from instruct_ipt.data.prepared import count
 from instruct_ipt.evaluation.benchmark import (
     KEYS,
+    Restore,
     Score,
     median_gain_image,
+    restoring,
     score_images,
     summarise,
     write_pictures,
@@ -39,7 +41,8 @@ def run(context: Context) -> None:
     params, folder = context.params, context.out / RESULTS
     torch.set_num_threads(params.training.threads)
     protocols = [PROTOCOLS[name] for name in params.evaluation.protocols]
-    methods = load_methods(params)
+    networks = load_methods(params)
+    methods = restoring(networks)
     rows = []
     with progress("evaluation", _images(params)) as advance:
         for done, (pair, _, scores) in enumerate(
@@ -51,7 +54,7 @@ def run(context: Context) -> None:
     _write(folder / "per_image.csv", images)
     costs = _costs()
     _write(folder / "benchmark.csv", summarise(images, costs))
-    _write(folder / "cost.csv", costs.merge(_multiply_adds(methods), on="method"))
+    _write(folder / "cost.csv", costs.merge(_multiply_adds(networks), on="method"))
     _write(folder / "samples.csv", pd.DataFrame(_samples(folder, images, methods, params, protocols[0])))
 
 
@@ -69,7 +72,7 @@ def _row(score: Score, params: Any) -> dict[str, Any]:
 
 
 def _samples(
-    folder: Path, images: pd.DataFrame, methods: dict[str, Any], params: Any, protocol: Protocol
+    folder: Path, images: pd.DataFrame, methods: dict[str, Restore], params: Any, protocol: Protocol
 ) -> list[dict[str, Any]]:
     """Pictures of the image with the median gain in each set, and of every photograph without ground truth."""
     chosen = set(median_gain_image(images)[["task", "dataset", "image"]].itertuples(index=False, name=None))

@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     if bundled:
         _bundled_splits(params, index)
     _validation(params, index, found)
-    _test(params, index, found)
+    add_test_images(index, found, params.degradation)
     index.write()
 
 
@@ -131,18 +131,25 @@ def _scene_crops(params: Any, members: Sequence[Scene]) -> list[tuple[str, str, 
     return crops
 
 
-def _test(params: Any, index: Index, found: list[Scene]) -> None:
+def add_test_images(index: Index, found: Sequence[Scene], degradation: Any) -> None:
+    """Put the test images of some scenes into an index, and our snow on the clean ones of :data:`SNOW_TEST`.
+
+    Args:
+        index: of the folder that is written.
+        found: scenes of any split; those of other splits are passed over.
+        degradation: the `degradation` section of the parameters.
+    """
     masks = _masks(found, "test")
     for scene in found:
         if scene.split == "test" and scene.layout in ("paired", "both", "clean", "picture"):
             index.add_scene(scene)
         if scene.split == "test" and scene.dataset == SNOW_TEST:
             assert scene.target is not None
-            snowy = damaged("desnow", read_image(scene.target), scene.name, params.degradation, masks)
+            snowy = damaged("desnow", read_image(scene.target), scene.name, degradation, masks)
             index.add_pair("test", "desnow", f"{SNOW_TEST}-snow", scene.name, snowy, scene.target)
 
 
-def _masks(found: list[Scene], split: str) -> list[np.ndarray]:
+def _masks(found: Sequence[Scene], split: str) -> list[np.ndarray]:
     """The real snow masks of a split, uint8 (H, W, 3): those of training never fall on a test image."""
     return [read_image(s.target) for s in found if s.layout == "mask" and s.split == split and s.target]
 

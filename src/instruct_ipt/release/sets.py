@@ -1,0 +1,58 @@
+"""The benchmark images that a release is scored on, wherever it is used: no stage of a replication has to have run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instruct_ipt.data.catalogue import load_catalogue, scenes, select
+from instruct_ipt.data.prepared import Index
+from instruct_ipt.errors import InputError
+from instruct_ipt.modulation import load_pack
+from instruct_ipt.params import DegradationParams
+from instruct_ipt.paths import RAW, SCRATCH
+from instruct_ipt.stages.prepare import add_test_images
+from instruct_ipt.tasks import TASKS
+
+LEVEL = "benchmark"
+FOLDER = SCRATCH / "scores"
+
+
+def degradation_of(weights: Path) -> DegradationParams:
+    """The damage that a release was made for, as the headers of its packs tell it; `params.yaml` may be another by now.
+
+    Raises:
+        InputError: the pack of one of the five tasks is missing, damaged, or tells no ranges.
+    """
+    told: dict[str, Mapping[str, Any] | None] = {}
+    for task in TASKS:
+        path = weights / f"{task}.safetensors"
+        try:
+            told[task] = load_pack(path).degradation
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; scores need a release of all of {', '.join(TASKS)}") from None
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    try:
+        return DegradationParams.model_validate(told)
+    except ValueError:
+        raise InputError(
+            f"{weights}: the packs do not tell the damage they are for; write them by `ipt release`"
+        ) from None
+
+
+def indexed_images(degradation: DegradationParams) -> Path:
+    """Index the fetched test images of level `benchmark`, make the snowy ones, and return the folder of the index.
+
+    Raises:
+        InputError: a set is not there; the line says how to fetch it.
+    """
+    found = [scene for dataset in select(load_catalogue(), LEVEL) for scene in scenes(dataset, RAW)]
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    index = Index(FOLDER, FOLDER)
+    add_test_images(index, found, degradation)
+    index.write()
+    return FOLDER

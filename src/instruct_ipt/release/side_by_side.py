@@ -1,0 +1,163 @@
+"""`ipt side-by-side`: the arms of one schedule and the classical methods, on the test images of level `benchmark`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from instruct_ipt import params as params_module
+from instruct_ipt.classical import available, choose
+from instruct_ipt.data.prepared import Pair, count, pairs
+from instruct_ipt.evaluation.benchmark import Restore, restore, score_images
+from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.evaluation.validation import validation_pairs
+from instruct_ipt.params import Params
+from instruct_ipt.paths import ARMS, PREPARED
+from instruct_ipt.pipeline import check_inputs
+from instruct_ipt.progress import progress
+from instruct_ipt.release.arms import NAMES, START, load
+from instruct_ipt.release.sets import indexed_images
+from instruct_ipt.tasks import TASKS
+
+PROTOCOL = PROTOCOLS["rgb"]
+INPUT, ARM, CLASSICAL = "input", "arm", "classical"
+COLUMNS = ["task", "dataset", "method", "kind", "steps", "setting", "images", "psnr", "ssim", "time_ratio"]
+# Images that the durations of two methods are compared on, and how often.
+_TIMED, _REPEATS = 2, 3
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One method for one task.
+
+    Attributes:
+        name, kind: by which the table shows it; `input`, `arm` or `classical`.
+        restore: what it does.
+        steps: of training; 0 for what is not trained.
+        setting: what validation chose for it.
+    """
+
+    name: str
+    kind: str
+    restore: Restore
+    steps: int = 0
+    setting: Mapping[str, Any] | None = None
+
+
+def compute() -> pd.DataFrame:
+    """Mean scores by protocol `rgb` of every arm that is trained and every classical method, set by set.
+
+    Settings of classical methods are chosen on the validation images of `data/prepared`. `time_ratio` is the time of a
+    method over that of the network of the synchronous arm, by the clock, one after the other on the same images.
+
+    Returns:
+        Rows in the order of :data:`COLUMNS`.
+
+    Raises:
+        InputError: `data/prepared` is missing or stale, or the benchmark images are not fetched.
+    """
+    configuration = params_module.load()
+    check_inputs([(PREPARED / "manifest.json").as_posix()], configuration)
+    torch.set_num_threads(configuration.training.threads)
+    root = indexed_images(configuration.degradation)
+    arms = _arms(configuration)
+    tables = []
+    with progress("side by side", sum(count(root, "test").values())) as advance:
+        done = 0
+        for task in TASKS:
+            rivals = [Rival(INPUT, INPUT, lambda pair: pair.input), *arms, *_classical(configuration, task)]
+            rows = []
+            methods = {rival.name: rival.restore for rival in rivals}
+            for pair, _, scores in score_images(methods, root, configuration.degradation, [PROTOCOL], tasks=[task]):
+                rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
+                done += 1
+                advance(done, f"{pair.dataset} {pair.name}")
+            ratios = _time_ratios(rivals, list(pairs(root, "test", task, configuration.degradation))[:_TIMED])
+            tables.append(_means(rows, rivals, ratios))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _arms(configuration: Params) -> list[Rival]:
+    found = []
+    for name in NAMES:
+        method = load(configuration, name)
+        if method is None:
+            print(f"{ARMS / name} is not there and is left out; `ipt arm {name}` trains it", file=sys.stderr)
+            continue
+        facts = json.loads((ARMS / name / "metrics.json").read_text(encoding="utf-8"))
+        found.append(Rival(name, ARM, partial(restore, method), facts["steps"]))
+    return found
+
+
+def _classical(configuration: Params, task: str) -> list[Rival]:
+    validation = list(validation_pairs(PREPARED, configuration.degradation, task))
+    found = [choose(method, validation) for method in available() if method.task == task]
+    return [Rival(f.method.name, CLASSICAL, _on_input(f), setting=f.setting) for f in found]
+
+
+def _on_input(apply: Callable[[np.ndarray], np.ndarray]) -> Restore:
+    return lambda pair: apply(pair.input)
+
+
+def _time_ratios(rivals: Sequence[Rival], shown: Sequence[Pair]) -> dict[str, float]:
+    """Method -> median over images and repeats of its time over the synchronous network's; empty without that arm."""
+    reference = next((rival for rival in rivals if rival.name == START), None)
+    if reference is None:
+        return {}
+    ratios: dict[str, list[float]] = {rival.name: [] for rival in rivals if rival.kind != INPUT}
+    for pair in shown:
+        for _ in range(_REPEATS):
+            base = _seconds(reference, pair)
+            for rival in rivals:
+                if rival.name in ratios:
+                    ratios[rival.name].append(1.0 if rival is reference else _seconds(rival, pair) / base)
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def _seconds(rival: Rival, pair: Pair) -> float:
+    begun = time.perf_counter()
+    rival.restore(pair)
+    return time.perf_counter() - begun
+
+
+def _means(rows: list[list[Any]], rivals: Sequence[Rival], ratios: Mapping[str, float]) -> pd.DataFrame:
+    images = pd.DataFrame(rows, columns=["task", "dataset", "method", "psnr", "ssim"])
+    table = images.groupby(["task", "dataset", "method"], sort=False).agg(
+        images=("psnr", "count"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
+    )
+    facts = pd.DataFrame(
+        [[r.name, r.kind, r.steps, json.dumps(r.setting or {}), ratios.get(r.name)] for r in rivals],
+        columns=["method", "kind", "steps", "setting", "time_ratio"],
+    )
+    return table.reset_index().merge(facts, on="method")[COLUMNS].round({"psnr": 4, "ssim": 5, "time_ratio": 3})
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table per task: a row per method, a column per set; gains over the damaged input in dB."""
+    parts = []
+    for task, rows in table.groupby("task", sort=False):
+        sets = list(dict.fromkeys(rows.dataset))
+        parts.append(f"| {task} | steps | {' | '.join(sets)} | time over the network's |")
+        parts.append(f"|---|---:|{'---:|' * len(sets)}---:|")
+        wide = rows.pivot(index="method", columns="dataset", values="psnr")
+        for method, facts in rows.drop_duplicates("method").set_index("method").iterrows():
+            name = method if facts.kind != CLASSICAL else f"{method} ({_told(facts.setting)})"
+            cells = [f"{wide.loc[method, each]:.2f}" for each in sets]
+            ratio = "" if pd.isna(facts.time_ratio) else f"{facts.time_ratio:.2f}"
+            parts.append(f"| {name} | {facts.steps or ''} | {' | '.join(cells)} | {ratio} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _told(setting: str) -> str:
+    return ", ".join(f"{key} {value}" for key, value in json.loads(setting).items()) or "nothing to choose"

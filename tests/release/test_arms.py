@@ -1,0 +1,156 @@
+"""The arms share one schedule, the release goes on from one of them, and the table has all of them and the classics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from instruct_ipt import params as params_module
+from instruct_ipt import runs
+from instruct_ipt.errors import InputError
+from instruct_ipt.pipeline import run_stage
+from instruct_ipt.release import arms
+from instruct_ipt.restoration import Restorer
+from instruct_ipt.restoration.weights import write_release
+from instruct_ipt.stages.cell import build
+from instruct_ipt.tasks import TASKS
+
+from . import places
+
+GROUPS = ["attention.qkv", "norm"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared small benchmark level, at profile smoke, with few steps."""
+    folder = places.make(tmp_path_factory.mktemp("arms"))
+    path = folder / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values |= {"profile": "smoke"}
+    values["data"]["level"] = "benchmark"
+    values["sensitivity"]["groups"] = GROUPS
+    values["profiles"]["smoke"]["training"] |= {"steps": 4, "validate_every": 2, "checkpoint_every": 2}
+    values["release"] = {
+        "steps": 3,
+        "learning_rate": {"backbone": 0.001, "biases": 0.001},
+        "patches": [{"share": 1.0, "size": 40}],
+    }
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    shutil.rmtree(folder / "weights")
+    shutil.move(folder / "data/raw", folder / "mirror")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("IPT_MIRROR", "mirror")
+        run_stage("fetch")
+        run_stage("prepare")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for name in arms.COMMON:
+            assert arms.train(name) == Path("models/release") / name
+    return place
+
+
+def ipt(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "instruct_ipt", *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True)
+
+
+def facts(place: Path, name: str) -> dict:
+    return json.loads((place / "models/release" / name / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_all_arms_are_trained_for_the_same_number_of_steps(trained):
+    assert {name: facts(trained, name)["steps"] for name in arms.COMMON} == dict.fromkeys(arms.COMMON, 4)
+    sizes = {name: facts(trained, name)["params_total"] for name in arms.COMMON}
+    assert sizes["frozen"] == sizes["synchronous"] and sizes["experts"] == 5 * sizes["shared"]
+    assert sizes["film"] - sizes["shared"] == pytest.approx(sizes["synchronous"] - sizes["shared"], rel=0.3)
+
+
+def test_the_frozen_arm_trains_half_of_the_steps_without_biases(trained):
+    history = pd.read_csv(trained / "models/release/frozen/history.csv")
+    assert sorted(set(history.step)) == [2, 4]
+
+
+def test_the_release_goes_on_from_the_synchronous_arm(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    missing = trained / "models/release/synchronous"
+    away = missing.with_name("away")
+    missing.rename(away)
+    try:
+        with pytest.raises(InputError, match="`ipt arm synchronous` makes it"):
+            arms.train("release")
+    finally:
+        away.rename(missing)
+    done = ipt(trained, "arm", "release")
+    assert done.returncode == 0 and done.stdout.strip() == "models/release/release", done.stderr
+    assert facts(trained, "release")["steps"] == 3
+    record = json.loads((trained / "models/release/release/provenance.json").read_text(encoding="utf-8"))
+    assert "models/release/synchronous/weights.safetensors" in record["inputs"]
+    assert record["params"]["release"]["patches"] == [{"share": 1.0, "size": 40}]
+    # Nearer to where it started than to a fresh network.
+    start, end = (load_file(f"models/release/{name}/weights.safetensors") for name in ("synchronous", "release"))
+    configuration = params_module.load()
+    fresh = build(vars(arms.recipe_of(configuration, "release")), configuration.backbone, 0, GROUPS).state_dict()
+    moved, away = (sum(float((end[n] - other[n]).square().sum()) for n in end) for other in (start, fresh))
+    assert 0 < moved < away
+
+
+def test_a_release_of_an_arm_restores(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    write_release(Path("models/release/synchronous"), Path("out"), half=True)
+    restorer = Restorer.load("out", "cpu")
+    assert restorer.tasks == TASKS
+    loaded = arms.load(params_module.load(), "synchronous")
+    x = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = loaded["derain"](x, "derain")
+        assert torch.allclose(restorer.network("derain")(x), expected, atol=2e-3)
+
+
+def test_the_store_shows_the_arms(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    found = {card.name: (card, results) for card, results in runs.finished() if card.study == "release"}
+    assert set(arms.COMMON) <= set(found)
+    card, results = found["film"]
+    assert card.experiment == "instruct-ipt/smoke/release" and card.tags["method"] == "film"
+    assert results.metrics["steps"] == 4 and len(results.weights) == 1
+    assert len(found["experts"][1].weights) == len(TASKS)
+
+
+def test_side_by_side_has_every_arm_and_the_classics(trained):
+    shutil.rmtree(trained / "models/release/shared")
+    done = ipt(trained, "side-by-side", "-o", "table.csv")
+    assert done.returncode == 0, done.stderr
+    assert "`ipt arm shared` trains it" in done.stderr
+    table = pd.read_csv(trained / "table.csv")
+    rain = table.query("task == 'derain'")
+    assert {"input", "experts", "film", "frozen", "synchronous", "opening"} <= set(rain.method)
+    assert "shared" not in set(table.method)
+    assert set(rain.set_index("method").steps[["film", "opening"]]) == {4, 0}
+    assert json.loads(rain.set_index("method").setting["opening"]).keys() == {"width", "limit"}
+    assert (table[table.method == "synchronous"].time_ratio == 1).all()
+    assert table[table.kind == "classical"].time_ratio.gt(0).all()
+    assert "| derain | steps | Rain100L |" in done.stdout
+
+
+def test_names_and_states_that_cannot_be_are_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(InputError, match="no arm 'best'; allowed: shared, experts, film"):
+        arms.train("best")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(InputError, match="one process"):
+        arms.train("shared")

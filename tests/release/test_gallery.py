@@ -1,0 +1,118 @@
+"""The gallery shows what its list names, and the list was made without looking at a result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from instruct_ipt.errors import InputError
+from instruct_ipt.release import gallery
+from instruct_ipt.release.sets import degradation_of, indexed_images
+from instruct_ipt.tasks import TASKS
+
+from . import places
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return places.make(tmp_path_factory.mktemp("gallery"))
+
+
+def ipt(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "instruct_ipt", "gallery", *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True)
+
+
+def scored() -> pd.DataFrame:
+    """Scores of two images: `b` loses, and `a` is the worst of all in another protocol."""
+    rows = [
+        ["derain", "Rain100L", image, protocol, knowing, psnr, 0.9]
+        for protocol, gains in (("rgb", {"a": 2.0, "b": -1.0}), ("y-limited", {"a": -9.0, "b": 3.0}))
+        for image, gain in gains.items()
+        for knowing, psnr in (("input", 20.0), ("told", 20.0 + gain), ("guessed", 19.0))
+    ]
+    return pd.DataFrame(rows, columns=["task", "dataset", "image", "protocol", "knowing", "psnr", "ssim"])
+
+
+def test_the_list_has_every_set_and_all_that_has_no_ground_truth(place, monkeypatch):
+    monkeypatch.chdir(place)
+    table = gallery.choose(indexed_images(degradation_of(Path("weights"))))
+    assert list(dict.fromkeys(table.task)) == list(TASKS)
+    per_set = table[table.why == gallery.BY_RULE].groupby(["task", "dataset"]).size()
+    assert per_set.max() == gallery.PER_SET and ("derain", "Rain100L") in per_set.index
+    assert set(table[table.why == gallery.NO_TRUTH].dataset) == {"Snow_real_nogt"}
+
+
+def test_what_went_worst_is_added_and_says_so():
+    listed = pd.DataFrame([["derain", "Rain100L", "a", gallery.BY_RULE]], columns=gallery.COLUMNS)
+    table = gallery.with_failures(listed, scored())
+    assert table.values.tolist() == [
+        ["derain", "Rain100L", "a", gallery.BY_RULE],
+        ["derain", "Rain100L", "b", gallery.WORST],
+    ]
+    assert gallery.with_failures(table, scored()).equals(table)
+
+
+def test_levels_of_noise_are_one_image():
+    images = pd.concat(
+        [
+            pd.DataFrame(
+                [["denoise", f"CBSD68-sigma{level}", name, "rgb", knowing, psnr, 0.9]],
+                columns=scored().columns,
+            )
+            for level in (15, 25)
+            for name, gain in (("x", 5.0), ("y", 4.0))
+            for knowing, psnr in (("input", 20.0), ("told", 20.0 + gain))
+        ]
+    )
+    table = gallery.with_failures(pd.DataFrame(columns=gallery.COLUMNS), images)
+    assert table.values.tolist() == [["denoise", "CBSD68", "y", gallery.WORST]]
+
+
+def test_the_page_shows_before_after_and_truth(place):
+    chosen = ipt(place, "--choose")
+    assert chosen.returncode == 0, chosen.stderr
+    done = ipt(place)
+    assert done.returncode == 0, done.stderr
+    page = (place / "gallery/index.html").read_text(encoding="utf-8")
+    listed = pd.read_csv(place / gallery.LIST, dtype=str)
+    for row in listed.itertuples(index=False):
+        file = f"{row.task}/{row.dataset}{'-sigma25' if row.task == 'denoise' else ''}-{row.name}.png"
+        assert f'src="{file}"' in page
+        parts = 2 if row.why == gallery.NO_TRUTH else 3
+        with Image.open(place / "gallery" / file) as picture:
+            assert picture.width > 72 * parts
+    rain = listed.query("task == 'derain'").iloc[0]
+    strip = np.asarray(Image.open(place / f"gallery/derain/{rain.dataset}-{rain['name']}.png"))
+    source = place / "data/raw/Rain100L"
+    given = next(source.glob(f"input/{rain['name']}.*"))
+    truth = next(source.glob(f"target/{rain['name']}.*"))
+    assert np.array_equal(strip[:, :72], np.asarray(Image.open(given)))
+    assert np.array_equal(strip[:, -72:], np.asarray(Image.open(truth)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "task,dataset,name,why\nderain,Rain100L,nobody,chosen by its name\n",
+            "names Rain100L nobody, which is not there",
+        ),
+        ("a,b\n", "is damaged"),
+        (None, "--choose` writes it"),
+    ],
+)
+def test_a_list_that_cannot_be_shown_is_refused(place, tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(gallery, "LIST", tmp_path / "gallery.csv")
+    if content is not None:
+        gallery.LIST.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        gallery.render(Path("weights"), tmp_path / "out")
+    assert not (tmp_path / "out/index.html").exists()
