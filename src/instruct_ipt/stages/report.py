@@ -13,11 +13,13 @@ from instruct_ipt.report.runtime import write_runtime
 if TYPE_CHECKING:
     from instruct_ipt.pipeline import Context
 
+ELSEWHERE = ("mlflow", "release")
+"""Sections that change nothing that the report shows."""
+
 
 def run(context: Context) -> None:
     """Write `report/index.html`, and beside the outputs `logs/runtime.html`, which it links to."""
-    # Section `mlflow` changes no result.
-    params = {name: _plain(getattr(context.params, name)) for name in SECTIONS if name != "mlflow"}
+    params = {name: _plain(getattr(context.params, name)) for name in SECTIONS if name not in ELSEWHERE}
     write_page(Path("."), context.out / REPORT / "index.html", params)
     # No output: it depends on the machine. `ipt runtime` writes it again, with this stage's own row.
     write_runtime(RUNTIME, RUNTIME_PAGE)
