@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro notebooks test torture bench lint lock audit status ui clean
+.PHONY: help setup repro notebooks scores gallery test torture bench lint lock audit status ui clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,14 @@ repro: $(READY)  ## replicate the whole study (PROFILE=smoke|quick|study|paper s
 
 notebooks: $(READY)  ## execute the notebooks on the results of `make repro`, into notebooks/executed
 	@ipt notebooks
+
+scores: $(READY)  ## compute the scores of the weights in weights/ again and compare them with the recorded ones
+	@ipt data fetch --level benchmark
+	@ipt scores
+
+gallery: $(READY)  ## restore listed benchmark photographs with the weights in weights/, into gallery/index.html
+	@ipt data fetch --level benchmark
+	@ipt gallery
 
 test: $(READY)  ## run the tests
 	@python -m pytest -q -n 2 --dist loadfile
