@@ -11,7 +11,7 @@ _WEIGHTS = typer.Option(help="Folder of a release; default: `weights`, or what i
 
 
 def arm(
-    name: Annotated[str, typer.Argument(help="shared, experts, film, frozen, synchronous, or release.")],
+    name: Annotated[str, typer.Argument(help="shared, experts, film, frozen, synchronous, synthetic, release.")],
 ) -> None:
     """Train one network that a release is or is compared with."""
     from instruct_ipt.release.arms import train

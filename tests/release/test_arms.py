@@ -80,6 +80,19 @@ def test_all_arms_are_trained_for_the_same_number_of_steps(trained):
     assert sizes["film"] - sizes["shared"] == pytest.approx(sizes["synchronous"] - sizes["shared"], rel=0.3)
 
 
+def test_the_synthetic_arm_saw_no_real_pair(trained, monkeypatch):
+    """Where a task has no pairs the two arms saw the same patches; where it has, others."""
+    monkeypatch.chdir(trained)
+    configuration = params_module.load()
+    assert arms.settings_of(configuration, "synthetic").real_share == 0
+    histories = {
+        name: pd.read_csv(trained / f"models/release/{name}/history.csv").query("step == 2").set_index("task")
+        for name in ("synchronous", "synthetic")
+    }
+    differs = histories["synchronous"].loss != histories["synthetic"].loss
+    assert differs["derain"] and not (histories["synchronous"].psnr == histories["synthetic"].psnr).all()
+
+
 def test_the_frozen_arm_trains_half_of_the_steps_without_biases(trained):
     history = pd.read_csv(trained / "models/release/frozen/history.csv")
     assert sorted(set(history.step)) == [2, 4]
@@ -140,11 +153,13 @@ def test_side_by_side_has_every_arm_and_the_classics(trained):
     rain = table.query("task == 'derain'")
     assert {"input", "experts", "film", "frozen", "synchronous", "opening"} <= set(rain.method)
     assert "shared" not in set(table.method)
-    assert set(rain.set_index("method").steps[["film", "opening"]]) == {4, 0}
-    assert json.loads(rain.set_index("method").setting["opening"]).keys() == {"width", "limit"}
+    once = rain.drop_duplicates("method").set_index("method")
+    assert set(once.steps[["film", "opening"]]) == {4, 0}
+    assert json.loads(once.setting["opening"]).keys() == {"width", "limit"}
     assert (table[table.method == "synchronous"].time_ratio == 1).all()
     assert table[table.kind == "classical"].time_ratio.gt(0).all()
-    assert "| derain | steps | Rain100L |" in done.stdout
+    assert set(rain.dataset) == {"Rain100L", "CBSD68-derain"}
+    assert "| derain | steps | Rain100L | CBSD68-derain |" in done.stdout
 
 
 def test_names_and_states_that_cannot_be_are_refused(place, monkeypatch):

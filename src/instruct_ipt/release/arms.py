@@ -1,7 +1,8 @@
 """The networks a release stands on.
 
-Five arms share one schedule, that of the section `training`: the same steps, batches, data and seed. The sixth,
-`release`, goes on from the synchronous arm on the schedule of the section `release`.
+The common arms share one schedule, that of the section `training`: the same steps, batches, data and seed. `synthetic`
+is the synchronous one without the real pairs: what they are good for. `release` goes on from the synchronous arm on the
+schedule of the section `release`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from instruct_ipt.training.build import build_shared, read_selection
 from instruct_ipt.training.checkpoint import load_weights
 
 RELEASE, START = "release", "synchronous"
-COMMON = ("shared", "experts", "film", "frozen", START)
+SYNTHETIC = "synthetic"
+COMMON = ("shared", "experts", "film", "frozen", START, SYNTHETIC)
 NAMES = (*COMMON, RELEASE)
 
 _SECTIONS = ("seed", "degradation", "backbone", "modulation", "training", "sensitivity")
@@ -80,7 +82,9 @@ def groups_of(configuration: Params) -> list[str]:
 
 
 def settings_of(configuration: Params, name: str) -> Any:
-    """The section `training`, with the schedule of the section `release` for the arm of that name."""
+    """The section `training`, as an arm changes it."""
+    if name == SYNTHETIC:
+        return configuration.training.model_copy(update={"real_share": 0.0})
     if name != RELEASE:
         return configuration.training
     own = configuration.release

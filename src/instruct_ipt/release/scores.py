@@ -33,25 +33,28 @@ class Restoring:
 
     Args:
         weights: folder of the release.
+
+    Attributes:
+        restorer: what a person would use.
     """
 
     def __init__(self, weights: Path) -> None:
-        self._restorer = Restorer.load(weights, "cpu")
+        self.restorer = Restorer.load(weights, "cpu")
         self._known: dict[str, torch.nn.Module] = {}
 
     def told(self, pair: Pair) -> np.ndarray:
         """The image restored by the network of its task; float32 (H, W, 3), not clipped."""
         if pair.task not in self._known:
-            self._known[pair.task] = self._restorer.network(pair.task)
+            self._known[pair.task] = self.restorer.network(pair.task)
         return _through(self._known[pair.task], pair.input)
 
     def guessed(self, pair: Pair) -> np.ndarray:
         """The image restored by what its damage seems to be; unchanged where it seems to have none."""
         try:
-            choice = self._restorer.guess(np.clip(pair.input, 0.0, 1.0))
+            choice = self.restorer.guess(np.clip(pair.input, 0.0, 1.0))
         except InputError:
             return pair.input
-        return _through(self._restorer.network(choice.weights, choice.strength), pair.input)
+        return _through(self.restorer.network(choice.weights, choice.strength), pair.input)
 
 
 def compute(weights: Path) -> pd.DataFrame:
@@ -69,7 +72,7 @@ def compute(weights: Path) -> pd.DataFrame:
     """
     degradation = degradation_of(weights)
     root, release = indexed_images(degradation), Restoring(weights)
-    if not release._restorer.can_guess:
+    if not release.restorer.can_guess:
         raise InputError(f"{weights} holds no estimator of damage; write the release by `ipt release` of a replication")
     methods = {INPUT: lambda pair: pair.input, TOLD: release.told, GUESSED: release.guessed}
     counts = count(root, "test")

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from instruct_ipt.data.catalogue import load_catalogue, scenes, select
-from instruct_ipt.data.prepared import Index
+from instruct_ipt.data.images import read_image
+from instruct_ipt.data.prepared import Index, damaged
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import load_pack
 from instruct_ipt.params import DegradationParams
 from instruct_ipt.paths import RAW, SCRATCH
-from instruct_ipt.stages.prepare import add_test_images
+from instruct_ipt.stages.prepare import SNOW_TEST, add_test_images
 from instruct_ipt.tasks import TASKS
 
 LEVEL = "benchmark"
+# Clean test images, and the tasks whose damage on them is real or others' elsewhere; snow is ours in any case.
+CLEAN, OURS = SNOW_TEST, ("deblur", "derain", "dehaze")
 FOLDER = SCRATCH / "scores"
 
 
@@ -43,8 +46,13 @@ def degradation_of(weights: Path) -> DegradationParams:
         ) from None
 
 
-def indexed_images(degradation: DegradationParams) -> Path:
+def indexed_images(degradation: DegradationParams, ours: bool = False) -> Path:
     """Index the fetched test images of level `benchmark`, make the snowy ones, and return the folder of the index.
+
+    Args:
+        degradation: ranges of our own damage.
+        ours: whether the clean images of :data:`CLEAN` are damaged by us for the other tasks too, as sets of their own
+            (`CBSD68-derain` and so on), to compare with what others photographed or made.
 
     Raises:
         InputError: a set is not there; the line says how to fetch it.
@@ -54,5 +62,14 @@ def indexed_images(degradation: DegradationParams) -> Path:
     FOLDER.mkdir(parents=True)
     index = Index(FOLDER, FOLDER)
     add_test_images(index, found, degradation)
+    for scene in found if ours else ():
+        if scene.dataset == CLEAN and scene.target is not None:
+            _damage(index, scene.name, scene.target, degradation)
     index.write()
     return FOLDER
+
+
+def _damage(index: Index, name: str, target: Path, degradation: DegradationParams) -> None:
+    image = read_image(target)
+    for task in OURS:
+        index.add_pair("test", task, f"{CLEAN}-{task}", name, damaged(task, image, name, degradation), target)

@@ -57,6 +57,8 @@ class Rival:
 def compute() -> pd.DataFrame:
     """Mean scores by protocol `rgb` of every arm that is trained and every classical method, set by set.
 
+    Beside the sets of others stand the same damages made by us on clean test images (`CBSD68-derain` and so on).
+
     Settings of classical methods are chosen on the validation images of `data/prepared`. `time_ratio` is the time of a
     method over that of the network of the synchronous arm, by the clock, one after the other on the same images.
 
@@ -69,7 +71,7 @@ def compute() -> pd.DataFrame:
     configuration = params_module.load()
     check_inputs([(PREPARED / "manifest.json").as_posix()], configuration)
     torch.set_num_threads(configuration.training.threads)
-    root = indexed_images(configuration.degradation)
+    root = indexed_images(configuration.degradation, ours=True)
     arms = _arms(configuration)
     tables = []
     with progress("side by side", sum(count(root, "test").values())) as advance:
