@@ -49,6 +49,15 @@ def test_the_page_adds_up_stages_and_names_each_machine_once(log: Path) -> None:
     assert f"numpy {np.__version__}" in text
 
 
+def test_networks_of_a_release_stand_apart(log: Path) -> None:
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write("arm/film,70.0,400,x86_64 2 cores,python=3.11 torch=1\n")
+    write_runtime(log, log.with_name("runtime.html"))
+    text = words(log.with_name("runtime.html"))
+    before, _, after = text.partition("Networks of a release")
+    assert "arm/film 1 min 10 s" in after and "arm/film" not in before and "2 min 36 s together" in before
+
+
 def test_results_from_elsewhere_leave_a_page_that_says_so(tmp_path: Path) -> None:
     write_runtime(tmp_path / "none.csv", tmp_path / "logs/runtime.html")
     assert "No stage has run in this copy" in words(tmp_path / "logs/runtime.html")

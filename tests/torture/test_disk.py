@@ -168,7 +168,8 @@ class Trial:
 
 @pytest.fixture
 def trial(ipt: Ipt, tmp_path: Path, tally: Tally) -> Iterator[Callable[..., Trial]]:
-    with small_disk(tmp_path / "disk", 96) as disk:
+    # Room for a replication at smoke scale, the outputs that a command replaces, and its scratch folder.
+    with small_disk(tmp_path / "disk", 256) as disk:
         yield lambda *command, **more: Trial(ipt, disk, tally, command, **more)
 
 
@@ -312,8 +313,9 @@ def test_a_sync_on_a_full_disk(finished: Path, ipt: Ipt, tmp_path: Path, tally: 
         before = disk.free()
         ran(ipt(disk.folder, "mlflow-sync", MLFLOW_TRACKING_URI=uri))
         usual, room = ipt.shown(disk.folder, uri), before - disk.free()
-        disk.reset(base)
         for share in (0.5, 0.0, 0.2, 0.8)[: many(1, 4)]:
+            # From the start: what an earlier sync has added needs no room now.
+            disk.reset(base)
             disk.fill(int(room * share))
             ended = ipt(disk.folder, "mlflow-sync", MLFLOW_TRACKING_URI=uri)
             assert ended.code == 2 and ended.err.count("\n") == 1 and ended.err.startswith("ipt: "), ended.err

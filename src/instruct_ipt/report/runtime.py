@@ -15,6 +15,8 @@ from typing import Any
 from instruct_ipt.errors import InputError
 from instruct_ipt.report.html import write_html
 
+ARM = "arm/"
+"""How the rows of networks begin that a release stands on."""
 COLUMNS = ("stage", "seconds", "peak_mib", "hardware", "versions")
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "dvc", "mlflow", "snakemake")
 
@@ -35,7 +37,8 @@ def write_runtime(log: Path, out: Path) -> None:
         "runtime.html.j2",
         out,
         stages=stages,
-        cells=[run for run in runs if "/" in run["stage"]],
+        cells=[run for run in runs if "/" in run["stage"] and not run["stage"].startswith(ARM)],
+        arms=[run for run in runs if run["stage"].startswith(ARM)],
         total=duration(sum(run["seconds"] for run in stages)),
         longest=max((run["seconds"] for run in stages), default=0.0),
         peak=max((run["peak_mib"] for run in runs), default=0.0),
