@@ -47,7 +47,7 @@ gallery: $(READY)  ## restore listed benchmark photographs with the weights in w
 	@ipt gallery
 
 test: $(READY)  ## run the tests
-	@python -m pytest -q -n 2 --dist loadfile
+	@python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: $(READY)  ## kill, fill disks, cut servers off, feed hostile bytes, in full; writes docs/reliability.md
 	@python -m pytest -q tests/torture --torture

@@ -31,8 +31,15 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The replication takes longest: begun first, the other files pass beside it.
-    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+    # The replication takes longest: begun first, the other files pass beside it. What needs one that is finished comes
+    # last, so that no second process waits for it.
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("pipeline") is None:
+        return 1
+    return 2 if "torture" in item.path.parts else 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

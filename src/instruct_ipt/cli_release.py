@@ -13,7 +13,7 @@ _WEIGHTS = typer.Option(help="Folder of a release; default: `weights`, or what i
 def arm(
     name: Annotated[str, typer.Argument(help="shared, experts, film, frozen, synchronous, synthetic, release.")],
 ) -> None:
-    """Train one network that a release is or is compared with."""
+    """Train one network of a release."""
     from instruct_ipt.release.arms import train
 
     print(train(name))
@@ -55,7 +55,7 @@ def side_by_side(
         "docs/release/side_by_side.csv"
     ),
 ) -> None:
-    """Compare the arms and classical methods on the benchmark images."""
+    """Compare arms and classical methods."""
     from instruct_ipt.disk import write_whole
     from instruct_ipt.release import side_by_side as module
 
@@ -71,7 +71,7 @@ def gallery(
     choose: Annotated[bool, typer.Option("--choose", help="Write the list of images instead, by its rule.")] = False,
     images: Annotated[Path | None, typer.Option(help="With --choose: CSV of `ipt scores --images`.")] = None,
 ) -> None:
-    """Restore the listed benchmark photographs and show them on a page."""
+    """Show listed benchmark photographs restored."""
     from instruct_ipt.release import gallery as module
     from instruct_ipt.release.sets import degradation_of, indexed_images
     from instruct_ipt.restoration.weights import find_weights

@@ -29,6 +29,7 @@ from instruct_ipt.stages._cells import (
     finished_equal,
     kind_of,
     reader_of,
+    take_over,
 )
 
 
@@ -153,7 +154,7 @@ def _run_cell(configuration: params_module.Params, cell: Cell, started: dict[str
 
     def make(work: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
         if equal is not None:
-            _take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
+            take_over(equal.folder(configuration.profile), started["params"]["cell"], work)
         else:
             make = {DIFFUSION: _train_denoiser, INSTRUCTION: _make_reader}.get(study, _train_cell)
             make(configuration, started["params"], checkpoints, tracker, work)
@@ -205,12 +206,6 @@ def make_folder(
     note_runtime(name, time.monotonic() - begun)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return tracker
-
-
-def _take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
-    from instruct_ipt.stages import cell
-
-    cell.take_over(source, facts, out)
 
 
 def _make_reader(configuration: params_module.Params, spec: Any, checkpoints: Path, tracker: Any, out: Path) -> None:

@@ -47,7 +47,8 @@ def test_a_folded_network_compiles_in_one_graph(model: Modulated) -> None:
 @torch.no_grad()
 def test_a_modulated_network_compiles_for_one_task_and_for_a_mixed_batch(model: Modulated) -> None:
     x, index = torch.rand(4, 3, 12, 12), torch.tensor([0, 2, 0, 1])
-    compiled = torch.compile(model, dynamic=False)
+    # What is traced, not what code is made of it, depends on the choice of a task: no C++ compiler is waited for.
+    compiled = torch.compile(model, dynamic=False, backend="aot_eager")
     single, mixed = model(x, "derain"), model(x, index)
     assert not torch.allclose(single, mixed, atol=1e-2)
     torch.testing.assert_close(compiled(x, "derain"), single, rtol=1e-5, atol=1e-5)

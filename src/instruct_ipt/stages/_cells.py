@@ -5,6 +5,8 @@ Shared by `ipt cell` (which trains one), by the workflow (which decides what to 
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,18 @@ def finished_equal(params: Params, cell: Cell) -> Cell | None:
         if all(recorded.get(key) == now[key] for key in ("params_digest", "code_digest", "inputs")):
             return other
     return None
+
+
+def take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
+    """Write into the empty folder ``out`` what training would write, from a finished cell of the same recipe and seed.
+
+    Args:
+        source: folder of that cell.
+        facts: ``study``, ``setting``, ``seed`` of the cell that is written.
+        out: folder to write into.
+    """
+    for name in ("history.csv", "per_image.csv"):
+        shutil.copyfile(source / name, out / name)
+    provenance.write_json(
+        out / "metrics.json", json.loads((source / "metrics.json").read_text(encoding="utf-8")) | facts
+    )

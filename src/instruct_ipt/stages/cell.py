@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,19 +95,6 @@ def run(job: Job, out: Path) -> None:
         alone = [_score(models[task], task, degradation, strength=0.0) for task in recipe["tasks"]]
         metrics["backbone_alone"] = _means(pd.concat(alone))
     write_json(out / "metrics.json", metrics)
-
-
-def take_over(source: Path, facts: dict[str, Any], out: Path) -> None:
-    """Write into the empty folder ``out`` what `run` would write, from a finished cell of the same recipe and seed.
-
-    Args:
-        source: folder of that cell.
-        facts: ``study``, ``setting``, ``seed`` of the cell that is written.
-        out: folder to write into.
-    """
-    for name in ("history.csv", "per_image.csv"):
-        shutil.copyfile(source / name, out / name)
-    write_json(out / "metrics.json", json.loads((source / "metrics.json").read_text(encoding="utf-8")) | facts)
 
 
 def of_equal_batch(settings: Any, tasks: Sequence[str]) -> Any:
