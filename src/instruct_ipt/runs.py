@@ -283,18 +283,16 @@ def finished() -> Iterator[tuple[Card, Results]]:
             with _readable(stage.provenance):
                 found = [(stage_card(stage, record), stage_results(stage)), *extra(stage, record)]
             yield from found
-    for path in sorted(ABLATIONS.glob("*/*/*/seed-*/provenance.json")):
-        record = provenance.read_record(path)
-        if record is not None and (path.parent / "metrics.json").is_file():
-            with _readable(path):
-                found = [(cell_card(record), cell_results(path.parent))]
-            yield from found
-    for path in sorted(ARMS.glob("*/provenance.json")):
-        record = provenance.read_record(path)
-        if record is not None and (path.parent / "metrics.json").is_file():
-            with _readable(path):
-                found = [(arm_card(record), arm_results(path.parent))]
-            yield from found
+    for folder, pattern, card, results in (
+        (ABLATIONS, "*/*/*/seed-*/provenance.json", cell_card, cell_results),
+        (ARMS, "*/provenance.json", arm_card, arm_results),
+    ):
+        for path in sorted(folder.glob(pattern)):
+            record = provenance.read_record(path)
+            if record is not None and (path.parent / "metrics.json").is_file():
+                with _readable(path):
+                    found = [(card(record), results(path.parent))]
+                yield from found
 
 
 @contextlib.contextmanager
