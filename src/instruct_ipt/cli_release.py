@@ -46,7 +46,10 @@ def scores(
     wrong = module.differences(table, recorded)
     for line in wrong:
         print(f"differs: {line}")
-    print(f"{len(recorded) - len(wrong)} of {len(recorded)} scores are the recorded ones within 0.02 dB and 0.001 SSIM")
+    allowed = module.TOLERANCE
+    print(
+        f"{len(recorded)} recorded rows, {len(wrong)} differences beyond {allowed['psnr']} dB or {allowed['ssim']} SSIM"
+    )
     raise typer.Exit(1 if wrong else 0)
 
 

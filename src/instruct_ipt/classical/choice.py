@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,12 +46,6 @@ class Chosen:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The restored image, float32 (H, W, 3), not clipped."""
         return np.asarray(self.method.apply(image, **self.setting), dtype=np.float32)
-
-    def seconds_per_megapixel(self, image: np.ndarray) -> float:
-        """How long one image takes, by the clock, over its megapixels."""
-        begun = time.perf_counter()
-        self(image)
-        return (time.perf_counter() - begun) / (image.shape[0] * image.shape[1] / 1e6)
 
 
 def choose(method: Method, pairs: Iterable[Pair]) -> Chosen:

@@ -8,7 +8,7 @@ schedule of the section `release`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from instruct_ipt import provenance, runs, tracking
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import Method
 from instruct_ipt.exclusive import alone
-from instruct_ipt.params import Params, restrict
+from instruct_ipt.params import STRATEGIES, Params, restrict
 from instruct_ipt.paths import ARMS, SELECTION
 from instruct_ipt.pipeline import check_inputs, make_folder, under_torchrun
-from instruct_ipt.stages import cell
+from instruct_ipt.stages import _cells, cell
 from instruct_ipt.stages._cells import LEAVES, Recipe
 from instruct_ipt.stages._training import write_model, write_models
 from instruct_ipt.tasks import TASKS
@@ -68,12 +68,9 @@ def train(name: str) -> Path:
 
 def recipe_of(configuration: Params, name: str) -> Recipe:
     """What an arm is; all that have a size are as large as the low-rank biases."""
-    rule = (configuration.modulation.rule, float(configuration.modulation.value))
-    if name in ("shared", "experts"):
-        return Recipe(name, name, TASKS)
-    if name == "film":
-        return Recipe("film", "synchronous", TASKS, rule)
-    return Recipe("modulation", "frozen" if name == "frozen" else "synchronous", TASKS, rule)
+    setting = name if name in STRATEGIES else START
+    recipe = _cells.recipe_of(configuration, _cells.Cell("strategy", setting, configuration.seed))
+    return replace(recipe, method=name) if name == "film" else recipe
 
 
 def groups_of(configuration: Params) -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from instruct_ipt.data.images import to_bytes, write_image
@@ -17,18 +16,19 @@ from instruct_ipt.data.prepared import Pair, pairs, pictures, read_index
 from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.protocol import psnr
+from instruct_ipt.evaluation.validation import middle_level
 from instruct_ipt.params import DegradationParams
 from instruct_ipt.progress import progress
 from instruct_ipt.release.scores import INPUT, TOLD, Restoring
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.report.html import write_html
+from instruct_ipt.restoration.files import in_a_row
 from instruct_ipt.tasks import TASKS
 
 LIST = Path("docs/release/gallery.csv")
 COLUMNS = ["task", "dataset", "name", "why"]
 BY_RULE, WORST, NO_TRUTH = "chosen by its name", "the lowest gain of its set", "no ground truth exists"
 PER_SET = 2
-_GAP = 8
 
 
 def choose(root: Path) -> pd.DataFrame:
@@ -124,7 +124,7 @@ def _picture(pair: Pair, release: Restoring, out: Path, why: str) -> dict[str, o
     without = why == NO_TRUTH
     parts = [pair.input, restored] if without else [pair.input, restored, pair.target]
     file = f"{pair.task}/{pair.dataset}-{pair.name}.png"
-    write_image(out / file, side_by_side([to_bytes(part) for part in parts]))
+    write_image(out / file, in_a_row(*map(to_bytes, parts)))
     facts = {
         "task": pair.task,
         "dataset": pair.dataset,
@@ -137,19 +137,9 @@ def _picture(pair: Pair, release: Restoring, out: Path, why: str) -> dict[str, o
     return facts | {"scores": scores, "gain": None if scores is None else scores[1] - scores[0]}
 
 
-def side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """uint8 (H, W, 3) images of one size in a row, with a white gap between."""
-    gap = np.full((parts[0].shape[0], _GAP, 3), 255, np.uint8)
-    row = [parts[0]]
-    for part in parts[1:]:
-        row += [gap, part]
-    return np.concatenate(row, axis=1)
-
-
 def _pairs(root: Path, degradation: DegradationParams, listed: pd.DataFrame) -> Iterable[Pair]:
     """The listed images; noise at the middle level, and for those without ground truth the input in its place."""
-    sigmas = sorted(degradation.denoise.sigma)
-    middle = sigmas[len(sigmas) // 2]
+    middle = middle_level(degradation)
     wanted = {(row.task, row.dataset, row.name) for row in listed.itertuples(index=False)}
     named = {(task, f"{data}-sigma{middle:g}" if task == "denoise" else data, name) for task, data, name in wanted}
     for task in TASKS:

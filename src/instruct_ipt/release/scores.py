@@ -25,7 +25,6 @@ SCORES, CARD = "scores.csv", "README.md"
 BEGIN, END = "<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->"
 # How far scores may lie from the recorded ones: sums in another order round otherwise.
 TOLERANCE = {"psnr": 0.02, "ssim": 0.001}
-_EXACT = ["task", "dataset", "protocol", "knowing", "images"]
 
 
 class Restoring:
@@ -122,7 +121,7 @@ def read_recorded(weights: Path) -> pd.DataFrame:
     path = weights / SCORES
     try:
         table = pd.read_csv(path)
-        return table[[*_EXACT, *TOLERANCE]]
+        return table[[*KEYS, "images", *TOLERANCE]]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: nothing to compare with; `ipt scores --record` writes it") from None
     except (KeyError, ValueError):

@@ -28,7 +28,7 @@ MAX_BYTES = 2**31
 QUALITY = 95
 """Of JPEG and WebP."""
 
-_GAP = 8  # pixels between the two sides of a comparison
+_GAP = 8  # pixels between the pictures of a comparison
 # Pillow unpacks up to 64 MiB of text from a few kilobytes of a PNG, already when it is asked for the size.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 
@@ -122,9 +122,13 @@ def side_by_side(before: np.ndarray, after: np.ndarray) -> bytes:
     Raises:
         InputError: together they are wider than a JPEG can be.
     """
-    left, right = (_as_seen(pixels) for pixels in (before, after))
-    gap = np.full((len(left), _GAP, 3), 255, np.uint8)
-    return encode(Picture(np.concatenate([left, gap, right], axis=1), "RGB"), "JPEG")
+    return encode(Picture(in_a_row(_as_seen(before), _as_seen(after)), "RGB"), "JPEG")
+
+
+def in_a_row(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) pictures of one height side by side, with white gaps between."""
+    gap = np.full((len(first), _GAP, 3), 255, np.uint8)
+    return np.concatenate([first, *(part for other in others for part in (gap, other))], axis=1)
 
 
 def preview(picture: Picture) -> bytes:
