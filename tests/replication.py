@@ -1,4 +1,7 @@
-"""A smoke replication in a folder of its own: made once for all tests, and copied by those that need one."""
+"""A smoke replication in a folder of its own: made once for all tests, and copied by those that need one.
+
+Its commands start quickly (:mod:`tests.warm`); the environment of a copy, for processes to be killed, is without that.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from filelock import FileLock
 
 from instruct_ipt.stage_table import STAGES
 
+from . import warm
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +30,10 @@ class Copy:
 
     Args:
         folder: where it stands.
+
+    Attributes:
+        folder: where it stands.
+        environment: in which the programs of this Python, and in them the copy's own sources, are found.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,16 +78,19 @@ class Copy:
         return Copy(folder)
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True
-        )
+        quick = warm.environment_of(self.environment) | environment
+        done = subprocess.run(command, cwd=self.folder, env=quick, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def repro(self) -> list[str]:
-        """Names of the stages that `dvc repro` ran."""
-        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro").stdout)
+    def repro(self, *targets: str) -> list[str]:
+        """Names of the stages that `dvc repro` ran; of all, or up to the targets."""
+        return re.findall(r"Running stage '(\w+)'", self.run("dvc", "repro", *targets).stdout)
+
+    def stale(self) -> set[str]:
+        """Names of the stages that `dvc repro` would run."""
+        return set(json.loads(self.run("dvc", "status", "--json").stdout))
 
     def jobs(self, *targets: str) -> int:
         """How many cells `snakemake -n` would run."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from instruct_ipt.data.prepared import count, pairs, pictures, read_index
 from instruct_ipt.data.shards import Shards
 from instruct_ipt.params import load
 from instruct_ipt.tasks import TASKS
+from tests import warm
 from tests.data.server import serving
 from tests.data.sets import small_catalogue
 
@@ -31,14 +31,6 @@ def home(workspace):
     return workspace
 
 
-def ipt(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-m", "instruct_ipt", *words], capture_output=True, text=True, env=os.environ | environment
-    )
-
-
 def said(done: subprocess.CompletedProcess[str]) -> str:
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
@@ -46,28 +38,28 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_fetch_over_http_then_verify_then_nothing_to_do(home):
     with serving(home / "mirror") as server:
-        done = ipt("data", "fetch", "--level", "benchmark", "--mirror", server.address)
+        done = warm.ipt("data", "fetch", "--level", "benchmark", "--mirror", server.address)
         assert done.returncode == 0 and "files to fetch" in said(done) and "free in data/raw" in said(done)
-        again = ipt("data", "fetch", "--mirror", server.address)
+        again = warm.ipt("data", "fetch", "--mirror", server.address)
     assert again.returncode == 0 and "nothing is missing" in said(again)
-    checked = ipt("data", "verify")
+    checked = warm.ipt("data", "verify")
     assert checked.returncode == 0, said(checked)
     assert "0" in said(checked) and "Rain100L" in said(checked)
 
 
 def test_one_set_can_be_asked_for(home):
-    done = ipt("data", "fetch", "--set", "CBSD68", "--mirror", str(home / "mirror"))
+    done = warm.ipt("data", "fetch", "--set", "CBSD68", "--mirror", str(home / "mirror"))
     assert done.returncode == 0 and [p.name for p in sorted((home / "data/raw").glob("[A-Z]*"))] == ["CBSD68"]
 
 
 def test_verify_fails_and_says_what_is_missing(home):
-    done = ipt("data", "verify")
+    done = warm.ipt("data", "verify")
     assert done.returncode == 1 and "ipt data fetch" in said(done)
 
 
 def test_list_shows_what_is_there_what_is_unverified_and_how_to_get_the_rest(home):
-    ipt("data", "fetch", "--set", "CBSD68", "--mirror", str(home / "mirror"))
-    text = said(ipt("data", "list"))
+    warm.ipt("data", "fetch", "--set", "CBSD68", "--mirror", str(home / "mirror"))
+    text = said(warm.ipt("data", "list"))
     assert "unverified:" in text and "data/raw/GoPro/train" in text and "ipt data fetch --set Rain100L" in text
     (line,) = [line for line in text.splitlines() if line.startswith("CBSD68 ")]
     assert "complete" in line
@@ -85,20 +77,20 @@ def test_list_shows_what_is_there_what_is_unverified_and_how_to_get_the_rest(hom
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(home, words, message):
-    done = ipt("data", *words)
+    done = warm.ipt("data", *words)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_the_bundled_level_needs_no_download(home):
-    done = ipt("data", "fetch", "--level", "bundled")
+    done = warm.ipt("data", "fetch", "--level", "bundled")
     assert done.returncode == 0 and "needs no download" in said(done)
 
 
 def test_the_pipeline_prepares_the_benchmark_level_and_nothing_crosses_splits(home):
-    assert ipt("fetch", IPT_MIRROR=str(home / "mirror")).returncode == 0
+    assert warm.ipt("fetch", IPT_MIRROR=str(home / "mirror")).returncode == 0
     manifest = json.loads((home / "data/raw/manifest.json").read_text())
     assert "CBSD68" in {path.split("/")[0] for path in manifest}
-    done = ipt("prepare")
+    done = warm.ipt("prepare")
     assert done.returncode == 0, said(done)
     root, settings = home / "data/prepared", load().degradation
     shards = Shards(root / "train")
@@ -119,11 +111,11 @@ def test_an_interrupted_fetch_stage_keeps_what_it_has(home):
     """The stage writes in place: what came before a failure is not deleted by the next run."""
     with serving(home / "mirror") as server:
         server.fault = lambda path, number: "404" if path.startswith("Rain100L") else None
-        failed = ipt("fetch", IPT_MIRROR=server.address)
+        failed = warm.ipt("fetch", IPT_MIRROR=server.address)
         assert failed.returncode == 2 and "Rain100L" in failed.stderr
         server.fault = lambda path, number: None
         server.requests.clear()
-        assert ipt("fetch", IPT_MIRROR=server.address).returncode == 0
+        assert warm.ipt("fetch", IPT_MIRROR=server.address).returncode == 0
         assert {path.split("/")[0] for path in server.requests} == {"Rain100L"}
 
 
@@ -133,7 +125,7 @@ def test_a_set_of_ones_own_joins_the_level(home):
             (home / part).mkdir(exist_ok=True)
             image = np.random.default_rng(i).integers(0, 100, (80, 80, 3), np.uint8) + np.uint8(value)
             Image.fromarray(image).resize((80, 80)).save(home / part / f"{i}.png")
-    added = ipt("data", "add", "mine", "--task", "derain", "--input", "rainy", "--target", "clean")
+    added = warm.ipt("data", "add", "mine", "--task", "derain", "--input", "rainy", "--target", "clean")
     assert added.returncode == 0 and "data.custom: [mine]" in said(added)
     params = home / "params.yaml"
     text = (
@@ -143,7 +135,7 @@ def test_a_set_of_ones_own_joins_the_level(home):
     )
     params.write_text(text, encoding="utf-8")
     for stage in ("fetch", "prepare"):
-        done = ipt(stage)
+        done = warm.ipt(stage)
         assert done.returncode == 0, said(done)
     assert len(Shards(Path("data/prepared/train")).pairs("derain")) == 2
     sets = {row.dataset for row in read_index(Path("data/prepared")) if row.split == "validation"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +22,7 @@ from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import write_release
 from instruct_ipt.stages.cell import build
 from instruct_ipt.tasks import TASKS
+from tests import warm
 
 from . import places
 
@@ -65,8 +65,7 @@ def trained(place: Path) -> Path:
 
 
 def ipt(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "instruct_ipt", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True)
+    return warm.ipt(*arguments, cwd=place)
 
 
 def facts(place: Path, name: str) -> dict:

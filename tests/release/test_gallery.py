@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.release import gallery
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.tasks import TASKS
+from tests import warm
 
 from . import places
 
@@ -25,8 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ipt(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "instruct_ipt", "gallery", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True)
+    return warm.ipt("gallery", *arguments, cwd=place)
 
 
 def scored() -> pd.DataFrame:

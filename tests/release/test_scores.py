@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from instruct_ipt.release import scores
 from instruct_ipt.release.sets import degradation_of
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.tasks import TASKS
+from tests import warm
 from tests.helpers import smoke
 
 from . import places
@@ -38,8 +38,7 @@ def found(place: Path) -> pd.DataFrame:
 
 
 def ipt(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "instruct_ipt", "scores", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True)
+    return warm.ipt("scores", *arguments, cwd=place)
 
 
 def test_every_test_set_of_the_level_is_scored(found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from instruct_ipt.instruction import Estimate
 from instruct_ipt.instruction.fitting import fit
 from instruct_ipt.restoration import Choice, Guides, Restorer
 from instruct_ipt.tasks import TASKS
+from tests import warm
 
 from . import hostile, nets
 
@@ -125,8 +125,7 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ipt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "instruct_ipt", "restore", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return warm.ipt("restore", *arguments)
 
 
 def test_the_command_line_says_what_it_understood(guided, tmp_path, image):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from instruct_ipt.cli import main
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.batch import Settings, count_tiles, plan, run
+from tests import warm
 
 from . import hostile, nets
 
@@ -27,8 +29,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ipt(*arguments: str | Path, weights: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "instruct_ipt", "restore", *map(str, arguments), "--weights", str(weights)]
-    return subprocess.run(command, input=stdin, capture_output=True)
+    command = ["ipt", "restore", *map(str, arguments), "--weights", str(weights)]
+    return subprocess.run(command, env=warm.environment_of(dict(os.environ)), input=stdin, capture_output=True)
 
 
 def photo(path: Path, seed: int = 0, format: str | None = None) -> Path:

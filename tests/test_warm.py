@@ -1,0 +1,64 @@
+"""The quick `ipt` of the tests stands for the real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import warm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def real(*command: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "ipt"
+    return subprocess.run([program, *command], capture_output=True, text=True)
+
+
+def package(folder: Path, command: str) -> str:
+    """Where a package stands whose `ipt` does ``command``."""
+    place = folder / "elsewhere"
+    (place / "instruct_ipt").mkdir(parents=True)
+    (place / "instruct_ipt/__init__.py").touch()
+    (place / "instruct_ipt/cli.py").write_text(f"import os, sys, time\n\n\ndef main():\n    {command}\n")
+    (place / "instruct_ipt/__main__.py").write_text("from instruct_ipt.cli import main\n\nmain()\n")
+    return str(place)
+
+
+@pytest.mark.parametrize("command", [["check-params"], ["profile", "none"], ["nothing"], ["--help"], ["rank"]])
+def test_it_says_and_ends_as_the_real_one(workspace, command):
+    asked, expected = warm.ipt(*command), real(*command)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (expected.returncode, expected.stdout, expected.stderr)
+
+
+def test_the_sources_are_those_of_its_own_path(workspace):
+    place = package(workspace, "raise SystemExit(os.environ['CODE'] + ' said')")
+    done = warm.ipt("status", PYTHONPATH=place, CODE="what it")
+    assert (done.returncode, done.stderr) == (1, "what it said\n")
+
+
+def test_it_becomes_the_real_one_where_python_would_start_otherwise(workspace):
+    place = package(workspace, "print('torch' in sys.modules)")
+    assert warm.ipt(PYTHONPATH=place).stdout == "True\n"
+    assert warm.ipt(PYTHONPATH=place, PYTHONHASHSEED="7").stdout == "False\n"
+
+
+def test_who_kills_it_kills_the_command(workspace):
+    place = package(workspace, "print(os.getpid(), flush=True); time.sleep(60)")
+    environment = warm.environment_of(dict(os.environ)) | {"PYTHONPATH": place}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(["ipt"], cwd=workspace, env=environment, stdout=subprocess.PIPE, text=True)
+        child = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait() == -number
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not Path(f"/proc/{child}").exists()
+        process.stdout.close()
