@@ -159,6 +159,9 @@ def test_setting_the_profile_changes_one_word_and_keeps_the_comments(workspace):
     assert len(changed) == 1 and changed[0][1].startswith("profile: study ") and "make repro" in changed[0][1]
     with pytest.raises(InputError, match="smoke, quick, study, paper"):
         params.set_profile("large")
+    Path("params.yaml").unlink()
+    with pytest.raises(InputError, match="params.yaml does not exist; run from"):
+        params.set_profile("smoke")
 
 
 def test_a_stage_cannot_read_a_section_it_does_not_declare():

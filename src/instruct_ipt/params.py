@@ -462,10 +462,14 @@ def load(path: Path = PARAMS, profile: str | None = None) -> Params:
 
 
 def set_profile(profile: str, path: Path = PARAMS) -> bool:
-    """Write ``profile`` into the `profile:` line of ``path``, leaving every other byte; True if that changed it."""
+    """Write ``profile`` into the `profile:` line of ``path``, leaving every other byte; True if that changed it.
+
+    Raises:
+        InputError: no such profile, or the file cannot be read or has no such line.
+    """
     if profile not in PROFILES:
         raise InputError(f"profile {profile!r} does not exist; allowed: {', '.join(PROFILES)}")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = _text(path).splitlines(keepends=True)
     index = next((i for i, line in enumerate(lines) if line.startswith("profile:")), None)
     if index is None:
         raise InputError(f"{path}: has no `profile:` line at the top level")
@@ -499,15 +503,21 @@ class View:
         raise AttributeError(f"params section {name!r} is read but not declared by this stage")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run from the repository's root") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    text = _text(path)
+    try:
+        raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is not valid YAML: {error}") from None
     except RecursionError:
