@@ -516,6 +516,8 @@ def _quiet() -> Iterator[None]:
 
 def unreachable(error: Exception) -> str:
     """One line for a person whose store answered with ``error``."""
+    if "disk is full" in str(error):  # SQLite's words
+        return f"the tracking store {store()} cannot be written: the disk is full; make room and run the command again"
     return f"the tracking store {store()} cannot be reached ({_reason(error)}); start it or unset MLFLOW_TRACKING_URI"
 
 

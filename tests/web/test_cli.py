@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,17 +16,19 @@ import requests
 from instruct_ipt import cli_serve
 from instruct_ipt.diffusion.store import save_denoiser
 
+from .. import warm
 from ..restoration import nets
 from . import servers
 
-COMMAND = (sys.executable, "-m", "instruct_ipt", "serve")
+COMMAND = ("ipt", "serve")
 
 
 @contextlib.contextmanager
 def served(folder: Path, *options: str, warning: str = "") -> Iterator[tuple[str, str]]:
     """Address of a server started in a folder that holds weights, and the line that it says it in."""
-    command = [*COMMAND, "--port", "0", "--weights", "weights", *options]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command, pipe = [*COMMAND, "--port", "0", "--weights", "weights", *options], subprocess.PIPE
+    quick = warm.environment_of(dict(os.environ))
+    with subprocess.Popen(command, cwd=folder, env=quick, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stdout is not None and process.stderr is not None
             line = process.stdout.readline()
@@ -81,8 +82,7 @@ def test_the_usual_denoiser_is_passed_over_where_it_is_damaged_and_one_that_is_n
     warning = "ipt: warning: models/diffusion/denoiser.json is damaged"
     with served(tmp_path, warning=warning) as (url, _):
         assert requests.get(f"{url}api/about").json()["can_fill"] is False
-    command = [*COMMAND, "--port", "0", "--denoiser", str(card.parent)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = warm.ipt("serve", "--port", "0", "--denoiser", card.parent, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "denoiser.json is damaged" in done.stderr
 
@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     nets.write_release(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run([*COMMAND, "--port", port, "--weights", tmp_path], capture_output=True, text=True)
+        done = warm.ipt("serve", "--port", port, "--weights", tmp_path)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert f"ipt: cannot listen on 127.0.0.1, port {port}" in done.stderr
 
