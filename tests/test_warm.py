@@ -13,7 +13,7 @@ import pytest
 
 from tests import warm
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="tests.warm needs Linux")
 
 
 def real(*command: str) -> subprocess.CompletedProcess[str]:

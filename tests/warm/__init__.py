@@ -22,7 +22,9 @@ _ONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREAD
 
 
 def environment_of(given: dict[str, str]) -> dict[str, str]:
-    """The environment ``given``, with the quick `ipt` first in its path."""
+    """The environment ``given``, with the quick `ipt` first in its path; the real one where the system is not Linux."""
+    if not hasattr(os, "pidfd_open"):
+        return given | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}"}
     folder = _begun()
     return given | {
         "PATH": f"{folder}{os.pathsep}{given['PATH']}",
@@ -40,7 +42,8 @@ def ipt(*words: str | Path, cwd: Path | None = None, **environment: str) -> subp
 @functools.cache
 def _begun() -> Path:
     """The folder of the script and the server's socket; the server ends with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    # Not where TMPDIR says: the path of a socket has at most 107 bytes.
+    folder = tempfile.TemporaryDirectory(prefix="warm-", dir="/tmp")
     path = Path(folder.name)
     script = path / "ipt"
     client = (Path(__file__).parent / "client.py").read_text(encoding="utf-8")
