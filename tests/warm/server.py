@@ -150,6 +150,8 @@ class Server:
         self._selector.register(asker.connection, selectors.EVENT_READ, lambda: self._left(asker))
 
     def _left(self, asker: Asker) -> None:
+        if asker.connection.fileno() < 0:  # closed: its command ended in the same moment
+            return
         self._selector.unregister(asker.connection)
         os.kill(asker.child, signal.SIGKILL)
 
