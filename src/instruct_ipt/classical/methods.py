@@ -34,7 +34,7 @@ def available() -> list[Method]:
         Method(
             "dark channel prior", "dehaze", haze.dark_channel_prior, _grid(removed=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95))
         ),
-        # Crops for validation show little of a haze: the share that its authors took stands beside what is chosen there.
+        # Crops for validation show little of a haze: the share of its authors stands beside what is chosen there.
         Method("dark channel prior as published", "dehaze", haze.dark_channel_prior, _grid(removed=(0.95,))),
         Method("median", "desnow", streaks.median, _grid(size=(3, 5, 7, 9))),
         Method("opening", "desnow", streaks.opened_across, _grid(width=(9, 15, 25, 41), limit=(0.2, 0.4, 0.6))),

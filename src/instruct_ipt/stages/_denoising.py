@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from instruct_ipt.diffusion.store import Card
 from instruct_ipt.diffusion.windows import FillStream, window
 from instruct_ipt.params import PatchPhase
 from instruct_ipt.paths import PREPARED
-from instruct_ipt.training.phases import Phase, phases_of
+from instruct_ipt.training.experts import train_experts
+from instruct_ipt.training.phases import phases_of
 
 if TYPE_CHECKING:
     from instruct_ipt.modulation import TaskModel
@@ -104,30 +105,25 @@ class Training:
             KeyError: no such method.
         """
         settings = settings_of(self.training, self.diffusion, self.steps)
-        model = card_of(self.diffusion, method).build(self.seed)
+        model, trainer = card_of(self.diffusion, method).build(self.seed), partial(self._trainer, settings)
         if method != "experts":
-            phases = phases_of(METHODS[method], settings.steps)
-            history = self._trainer(model, settings, FILL_TASKS, "network").train(phases)
-            return dict.fromkeys(FILL_TASKS, model.eval()), history  # type: ignore[attr-defined]
-        half = settings.steps - settings.steps // 2
-        history = self._trainer(model, settings, FILL_TASKS, "shared").train(phases_of("shared", half))
-        models = {}
-        # A batch of one task holds as many samples as a mixed one.
-        alone = settings.model_copy(update={"batch_per_task": settings.batch_per_task * len(FILL_TASKS)})
-        for task in FILL_TASKS:
-            models[task] = copy.deepcopy(model)
-            phase = Phase(max(1, settings.steps // 2 // len(FILL_TASKS)), True, False, (task,))
-            history += self._trainer(models[task], alone, (task,), task).train([phase])
-            models[task].eval()  # type: ignore[attr-defined]
+            history = trainer(model, FILL_TASKS, "network").train(phases_of(METHODS[method], settings.steps))
+            models = dict.fromkeys(FILL_TASKS, model)
+        else:
+            models, history = train_experts(model, FILL_TASKS, settings.steps, trainer)
+        for network in models.values():
+            network.eval()  # type: ignore[attr-defined]
         return models, history
 
-    def _trainer(self, model: TaskModel, settings: Any, tasks: Sequence[str], part: str) -> DenoiserTrainer:
+    def _trainer(self, settings: Any, model: TaskModel, tasks: Sequence[str], part: str) -> DenoiserTrainer:
+        # A batch of one task holds as many samples as a mixed one.
+        batch = settings.batch_per_task * (len(FILL_TASKS) // len(tasks))
         asked = [a for a in asked_of("validation", self.diffusion) if a.task in tasks]
         validation = FillValidation(asked, self.diffusion.sampler)
         return DenoiserTrainer(
             model,
             FillStream(Shards(PREPARED / "train").clean(), self.diffusion.share.model_dump(), self.seed),  # type: ignore[arg-type]
-            settings,
+            settings.model_copy(update={"batch_per_task": batch}),
             validate=validation,
             checkpoints=self.checkpoints / part,
             observe=self.tracker.watch(validation.samples),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,9 @@ from instruct_ipt.training.build import (
     selected_weights,
 )
 from instruct_ipt.training.checkpoint import load_weights
+from instruct_ipt.training.experts import train_experts
 from instruct_ipt.training.loop import Trainer, write_history
-from instruct_ipt.training.phases import Phase, counts_of, phases_of
+from instruct_ipt.training.phases import counts_of, phases_of
 
 if TYPE_CHECKING:
     from instruct_ipt.modulation import TaskModel
@@ -167,29 +167,24 @@ class _Runner:
         model = build(self.job.recipe, self.job.backbone, self.seed, self.job.groups)
         if self.job.start is not None:
             load_weights(self.job.start, model)
-        history = self._trainer(model, "network").train(phases_of(self.job.recipe["strategy"], self.settings.steps))
+        history = self._trainer(model, self.tasks, "network").train(
+            phases_of(self.job.recipe["strategy"], self.settings.steps)
+        )
         return dict.fromkeys(self.tasks, model.eval()), history
 
     def experts(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
-        """A shared network for half the steps, then one copy per task for an equal share of the other half."""
-        steps = self.settings.steps
+        """A network per task."""
         shared = build_shared(self.job.backbone, self.seed, self.tasks)
-        history = self._trainer(shared, "shared").train(phases_of("shared", steps - steps // 2))
-        models = {}
-        for task in self.tasks:
-            models[task] = copy.deepcopy(shared)
-            # A batch of one task holds as many samples as a mixed one.
-            phase = Phase(max(1, steps // 2 // len(self.tasks)), True, False, (task,))
-            history += self._trainer(models[task], task, len(self.tasks), [task]).train([phase])
-        return models, history
+        return train_experts(shared, self.tasks, self.settings.steps, self._trainer)
 
-    def _trainer(self, model: TaskModel, part: str, batch_factor: int = 1, tasks: list[str] | None = None) -> Trainer:
-        batch = self.settings.batch_per_task * batch_factor
+    def _trainer(self, model: TaskModel, tasks: Sequence[str], part: str) -> Trainer:
+        # A batch of one task holds as many samples as a mixed one.
+        batch = self.settings.batch_per_task * (len(self.tasks) // len(tasks))
         return Trainer(
             model,
             self.stream,
             self.settings.model_copy(update={"batch_per_task": batch}),
-            validate=lambda network: self.validation(network, tasks or self.tasks),
+            validate=lambda network: self.validation(network, tasks),
             checkpoints=self.job.checkpoints / part,
             observe=self.job.tracker.watch(self.validation.samples),
             title=" ".join(str(self.job.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
