@@ -8,7 +8,6 @@ import os
 import platform
 import resource
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from instruct_ipt.stages._cells import (
     reader_of,
     take_over,
 )
+from instruct_ipt.stopwatch import Stopwatch
 
 
 @dataclass
@@ -109,7 +109,7 @@ def _run(stage: Stage) -> None:
         checkpoints=SCRATCH / "checkpoints" / f"{name}-{digest[:16]}",
         tracker=tracking.start(runs.stage_card(stage, started), configuration.mlflow),
     )
-    begun = time.monotonic()
+    watch = Stopwatch(context.checkpoints)
     with context.tracker, disk.naming(work):
         importlib.import_module(stage.modules[0]).run(context)
         if stage.in_place:
@@ -119,7 +119,7 @@ def _run(stage: Stage) -> None:
         context.tracker.finish(lambda: runs.stage_results(stage))
     if context.tracker.alive:
         tracking.add_missing(lambda: runs.extra(stage, started), configuration.mlflow)
-    note_runtime(name, time.monotonic() - begun)
+    note_runtime(name, watch.stop())
     shutil.rmtree(context.checkpoints, ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -196,14 +196,14 @@ def make_folder(
     work, checkpoints = SCRATCH / "work" / place, SCRATCH / "checkpoints" / place
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    begun = time.monotonic()
+    watch = Stopwatch(checkpoints)
     with tracker, disk.naming(work):
         make(work, checkpoints, tracker)
         provenance.write_json(work / "provenance.json", record)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
         tracker.finish(results, histories=told)
-    note_runtime(name, time.monotonic() - begun)
+    note_runtime(name, watch.stop())
     shutil.rmtree(checkpoints, ignore_errors=True)
     return tracker
 
