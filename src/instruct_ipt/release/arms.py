@@ -32,7 +32,7 @@ SYNTHETIC = "synthetic"
 COMMON = ("shared", "experts", "film", "frozen", START, SYNTHETIC)
 NAMES = (*COMMON, RELEASE)
 
-_SECTIONS = ("seed", "degradation", "backbone", "modulation", "training", "sensitivity")
+_SECTIONS = ("seed", "degradation", "backbone", "modulation", "training")
 
 
 def train(name: str) -> Path:
@@ -127,7 +127,9 @@ def _weights(name: str) -> Path:
 def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, Any]:
     own = (RELEASE,) if name == RELEASE else ()
     arm: Mapping[str, Any] = {"name": name, "recipe": asdict(recipe_of(configuration, name))}
-    sections = restrict(configuration, _SECTIONS + own) | {"arm": arm}
+    # Of the search only what it selected changes a network.
+    selected = {"groups": groups_of(configuration)}
+    sections = restrict(configuration, _SECTIONS + own) | {"sensitivity": selected, "arm": arm}
     return provenance.record(sections, [__name__], inputs)
 
 
