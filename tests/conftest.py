@@ -31,8 +31,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The replication takes longest: begun first, the other files pass beside it. In the order of names it is finished
-    # when the harnesses want it, and enough files come after them to keep two processes at work until the end.
+    # The replication takes longest: begun first, the other files pass beside it. In the order of names the harnesses
+    # want it when it is finished, and enough files come after them to keep two processes at work until the end.
     items.sort(key=lambda item: item.get_closest_marker("pipeline") is None or "torture" in item.path.parts)
 
 

@@ -109,8 +109,8 @@ def _run(stage: Stage) -> None:
         checkpoints=SCRATCH / "checkpoints" / f"{name}-{digest[:16]}",
         tracker=tracking.start(runs.stage_card(stage, started), configuration.mlflow),
     )
-    watch = Stopwatch(context.checkpoints)
     with context.tracker, disk.naming(work):
+        watch = Stopwatch(context.checkpoints)
         importlib.import_module(stage.modules[0]).run(context)
         if stage.in_place:
             provenance.write_json(stage.provenance, started)
@@ -119,8 +119,9 @@ def _run(stage: Stage) -> None:
         context.tracker.finish(lambda: runs.stage_results(stage))
     if context.tracker.alive:
         tracking.add_missing(lambda: runs.extra(stage, started), configuration.mlflow)
-    note_runtime(name, watch.stop())
+    note_runtime(name, watch.seconds())
     shutil.rmtree(context.checkpoints, ignore_errors=True)
+    watch.forget()
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -196,15 +197,16 @@ def make_folder(
     work, checkpoints = SCRATCH / "work" / place, SCRATCH / "checkpoints" / place
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    watch = Stopwatch(checkpoints)
     with tracker, disk.naming(work):
+        watch = Stopwatch(checkpoints)
         make(work, checkpoints, tracker)
         provenance.write_json(work / "provenance.json", record)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _replace(work, folder)
         tracker.finish(results, histories=told)
-    note_runtime(name, watch.stop())
+    note_runtime(name, watch.seconds())
     shutil.rmtree(checkpoints, ignore_errors=True)
+    watch.forget()
     return tracker
 
 

@@ -25,7 +25,7 @@ PACKAGE = "instruct_ipt"
 # are recorded themselves. They do not count as code of a stage, or rewording a message would retrain the world.
 PLUMBING = {
     "__init__.py", "disk.py", "errors.py", "params.py", "paths.py", "progress.py", "provenance.py", "runs.py",
-    "stage_table.py", "tracking.py",
+    "stage_table.py", "stopwatch.py", "tracking.py",
 }  # fmt: skip
 
 

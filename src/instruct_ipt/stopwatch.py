@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from instruct_ipt.disk import write_whole
 class Stopwatch:
     """Runs from now on; a process that was killed counts until its last checkpoint, for the rest is done again.
 
-    Beside the checkpoints stands when this process began, for the one that may have to go on.
+    When this process began is noted beside the checkpoints, for one that goes on after it.
 
     Args:
         checkpoints: folder of the work's checkpoints, which need not exist.
@@ -27,19 +28,25 @@ class Stopwatch:
         self._begun = time.monotonic()
         write_whole(self._note, json.dumps({"earlier": self._earlier, "begun": time.time()}).encode())
 
-    def stop(self) -> float:
-        """Seconds that all processes together have worked; the work is done."""
-        self._note.unlink(missing_ok=True)
+    def seconds(self) -> float:
+        """What all processes together have worked."""
         return self._earlier + time.monotonic() - self._begun
+
+    def forget(self) -> None:
+        """Remove the note: the work is done and its duration written down."""
+        self._note.unlink(missing_ok=True)
 
 
 def _earlier(note: Path, checkpoints: Path) -> float:
     """Seconds that are in the checkpoints."""
-    written = [path.stat().st_mtime for path in checkpoints.rglob("*") if path.is_file()]
+    # A name that begins with a dot is that of a file that was never whole.
+    files = [path for path in checkpoints.rglob("*") if path.is_file() and not path.name.startswith(".")]
     try:
         said = json.loads(note.read_text(encoding="utf-8"))
         earlier, begun = float(said["earlier"]), float(said["begun"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
     # Without a checkpoint the work begins anew, and so does its time.
-    return earlier + max(0.0, max(written) - begun) if written else 0.0
+    if not files or not math.isfinite(earlier + begun):
+        return 0.0
+    return earlier + max(0.0, max(path.stat().st_mtime for path in files) - begun)

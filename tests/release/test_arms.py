@@ -79,6 +79,11 @@ def test_all_arms_are_trained_for_the_same_number_of_steps(trained):
     assert sizes["film"] - sizes["shared"] == pytest.approx(sizes["synchronous"] - sizes["shared"], rel=0.3)
 
 
+def test_an_arm_stands_on_the_selected_groups_and_not_on_how_they_were_found(trained):
+    record = json.loads((trained / "models/release/frozen/provenance.json").read_text(encoding="utf-8"))
+    assert record["params"]["sensitivity"] == {"groups": GROUPS}
+
+
 def test_the_synthetic_arm_saw_no_real_pair(trained, monkeypatch):
     """Where a task has no pairs the two arms saw the same patches; where it has, others."""
     monkeypatch.chdir(trained)

@@ -1,10 +1,13 @@
 """`ipt` without the seconds that importing takes: a process that has imported the libraries forks one for each command.
 
-Half of what a smoke replication costs is `import torch` and `import mlflow`, a hundred times. Where
-:func:`environment_of` holds, `ipt` is a script (:mod:`tests.warm.client`) that asks a server (:mod:`tests.warm.server`)
-for a child: of its own process, working directory, environment and open files, and with the sources of the package
-read anew. Where that cannot stand for a new start of Python, as with another hash seed, the script becomes the real
-`ipt`. The libraries compute with one thread, whatever the environment says; torch with as many as `params.yaml` says.
+Half of what a smoke replication costs is `import torch` and `import mlflow`, a hundred times. In the environment that
+:func:`environment_of` gives, `ipt` is a script (:mod:`tests.warm.client`) that asks a server (:mod:`tests.warm.server`)
+for a child: of its own process, working directory, environment and open files, and with the sources of the package read
+anew. Where that cannot stand for a new start of Python, as with another hash seed, the script becomes the real `ipt`.
+
+What differs: all libraries are imported already, and what they warned of then is not seen; all commands of a server
+share its hash seed; the libraries compute with one thread, torch too where `params.yaml` does not say how many; limits
+and umask are those of the server. Tests of such things, and those that kill process groups, run the real program.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 _ONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -41,7 +43,7 @@ def ipt(*words: str | Path, cwd: Path | None = None, **environment: str) -> subp
 
 @functools.cache
 def _begun() -> Path:
-    """The folder of the script and the server's socket; the server ends with this process."""
+    """The folder of the script and the server's socket; the server and what it runs end with this process."""
     # Not where TMPDIR says: the path of a socket has at most 107 bytes.
     folder = tempfile.TemporaryDirectory(prefix="warm-", dir="/tmp")
     path = Path(folder.name)
@@ -49,9 +51,10 @@ def _begun() -> Path:
     client = (Path(__file__).parent / "client.py").read_text(encoding="utf-8")
     script.write_text(f"#!{sys.executable} -IS\n{client}", encoding="utf-8")
     script.chmod(0o755)
-    command = [sys.executable, "-m", "tests.warm.server", str(path / "socket")]
+    # As a file: the modules of the tests are not among those that a command finds imported.
+    command = [sys.executable, Path(__file__).parent / "server.py", path / "socket"]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | _ONE, stdin=pipe, stdout=pipe, text=True)
+    process = subprocess.Popen(command, env=os.environ | _ONE, stdin=pipe, stdout=pipe, text=True)
     assert process.stdin is not None and process.stdout is not None
     atexit.register(folder.cleanup)
     atexit.register(process.wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import signal
@@ -15,27 +16,38 @@ def become_the_real_one() -> None:
     os.execv(python, [python, "-m", "instruct_ipt", *sys.argv[1:]])
 
 
+def tell(child: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended in the same moment
+        os.kill(child, number)
+
+
+def end_as(code: int) -> None:
+    """End by the signal that ended the child, or with its code."""
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL cannot be set, and need not be
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
 def main() -> None:
     server = socket.socket(socket.AF_UNIX)
-    try:
-        server.connect(os.environ["IPT_WARM_ADDRESS"])
-    except OSError:
-        become_the_real_one()
     asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     files = array.array("i", [0, 1, 2])
-    server.sendmsg([len(asked).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-    server.sendall(asked)
+    try:
+        server.connect(os.environ["IPT_WARM_ADDRESS"])
+        server.sendmsg([len(asked).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        server.sendall(asked)
+    except OSError:
+        become_the_real_one()
     answers = server.makefile()
-    child = int(answers.readline())
+    child = int(answers.readline() or 0)
     if not child:
         become_the_real_one()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os.kill(child, number))
-    code = int(answers.readline())
-    if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    os._exit(code)
+        signal.signal(number, lambda number, _: tell(child, number))
+    # No answer: the server is gone, and it took the command with it.
+    end_as(int(answers.readline() or -signal.SIGKILL))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The process that has imported everything and forks: `python -m tests.warm.server SOCKET`, until stdin is closed."""
+"""The process that has imported everything and forks: `python server.py SOCKET`, until stdin is closed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -27,18 +28,20 @@ LIBRARIES = (
     *("diffusers.models.unets.unet_2d", "diffusers.models.modeling_utils"),
     *("typer", "yaml", "pydantic", "rich.console", "rich.table", "rich.progress", "jinja2", "requests", "filelock"),
 )
-# Python and the libraries read these once, when they start; the search for modules is made again for each child.
+# Of what Python and the libraries read when they start, that which tests set. Each child looks for modules again.
 ONCE = ("PYTHON", "LC_", "LANG", "CUDA_VISIBLE", "MPL", "MLFLOW_DISABLE")
 AGAIN = ("PYTHONPATH",)
 BEGUN = dict(os.environ)  # as it was before libraries set what they set
+_PATIENCE = 3.0  # seconds that an asker may take for its question; the others wait as long
 
 
 @dataclass
 class Asker:
-    """Who waits for a command: its connection, and the process forked for it."""
+    """Who waits for a command: its connection, the process forked for it, and what tells of the end of that process."""
 
     connection: socket.socket
     child: int
+    handle: int
 
 
 def same_start(environment: dict[str, str]) -> bool:
@@ -54,45 +57,56 @@ def _child(command: list[str], folder: str, environment: dict[str, str], files: 
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
     tempfile.tempdir = None  # it is found again, where the environment says
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    importlib.invalidate_caches()
+    _search_modules_in(environment.get("PYTHONPATH", ""))
+    _reseed()
     sys.argv = ["ipt", *command]
-    sys.modules["__main__"].__package__ = None  # where the help finds the name of the program
     code = _run()
+    # What Python does at its end, but for taking so many modules down, which would take seconds.
+    threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # taking so many modules down would take seconds
+    os._exit(code)
+
+
+def _search_modules_in(path: str) -> None:
+    """Look for modules where an `ipt` with this PYTHONPATH does: not beside this file, nor by the PYTHONPATH of now."""
+    own = {os.path.dirname(os.path.abspath(__file__)), *BEGUN.get("PYTHONPATH", "").split(os.pathsep)}
+    sys.path[:] = [*filter(None, path.split(os.pathsep)), *(place for place in sys.path if place not in own)]
+    importlib.invalidate_caches()
+
+
+def _reseed() -> None:
+    """Give numpy's old global generator, which a fork copies, a state of its own; Python does so for `random`."""
+    import numpy as np
+
+    np.random.seed()
 
 
 def _run() -> int:
+    """Run the command; the exit code. Ends this process itself where Python would end by a signal."""
     try:
         from instruct_ipt.cli import main
 
         main()
     except SystemExit as ended:
-        if isinstance(ended.code, str):
+        if not isinstance(ended.code, int | None):
             print(ended.code, file=sys.stderr)
         return ended.code if isinstance(ended.code, int) else ended.code is not None
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
         return 1
     return 0
-
-
-def _receive(connection: socket.socket) -> tuple[list[int], list]:
-    """The files and the words of a command; OSError or ValueError where its asker is gone already."""
-    head, files, *_ = socket.recv_fds(connection, 8, 3)
-    length, asked = int.from_bytes(head, "big"), b""
-    while len(asked) < length and (part := connection.recv(length - len(asked))):
-        asked += part
-    return list(files), json.loads(asked)
 
 
 def _say(connection: socket.socket, number: int) -> None:
@@ -108,46 +122,64 @@ class Server:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(64)
+        self._askers: dict[int, Asker] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(sys.stdin, selectors.EVENT_READ, None)
 
     def serve(self) -> None:
+        """Until stdin is closed; then what runs is killed."""
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
+                    for asker in self._askers.values():
+                        os.kill(asker.child, signal.SIGKILL)
                     return
                 key.data()
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        connection.settimeout(_PATIENCE)
+        files: list[int] = []
         try:
-            files, (command, folder, environment) = _receive(connection)
-        except (OSError, ValueError):
+            head, files, *_ = socket.recv_fds(connection, 8, 3)
+            command, folder, environment = _read(connection, int.from_bytes(head, "big"))
+            self._fork(connection, command, folder, environment, list(files))
+        except (OSError, ValueError):  # the asker is gone, or says nothing
             connection.close()
-            return
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _fork(
+        self, connection: socket.socket, command: list[str], folder: str, environment: dict[str, str], files: list[int]
+    ) -> None:
         if not same_start(environment):
             _say(connection, 0)
-            child = 0
-        else:
-            child = os.fork()
-            if not child:
-                self._listener.close()
-                connection.close()
-                self._selector.close()
-                _child(command, folder, environment, files)
-        for file in files:
-            os.close(file)
-        if child:
-            self._watch(Asker(connection, child))
-        else:
             connection.close()
+            return
+        child = os.fork()
+        if not child:
+            try:
+                self._forget(connection)
+                _child(command, folder, environment, files)
+            finally:  # a child that failed must not go on as a second server
+                traceback.print_exc()
+                os._exit(1)
+        asker = Asker(connection, child, os.pidfd_open(child))
+        self._askers[child] = asker
+        _say(connection, child)
+        self._selector.register(asker.handle, selectors.EVENT_READ, lambda: self._ended(asker))
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._left(asker))
 
-    def _watch(self, asker: Asker) -> None:
-        _say(asker.connection, asker.child)
-        handle = os.pidfd_open(asker.child)
-        self._selector.register(handle, selectors.EVENT_READ, lambda: self._ended(asker, handle))
-        self._selector.register(asker.connection, selectors.EVENT_READ, lambda: self._left(asker))
+    def _forget(self, connection: socket.socket) -> None:
+        """Close, in a child, what belongs to the server and to other askers: they have to see each other's end."""
+        self._selector.close()
+        self._listener.close()
+        connection.close()
+        for asker in self._askers.values():
+            asker.connection.close()
+            os.close(asker.handle)
 
     def _left(self, asker: Asker) -> None:
         if asker.connection.fileno() < 0:  # closed: its command ended in the same moment
@@ -155,20 +187,30 @@ class Server:
         self._selector.unregister(asker.connection)
         os.kill(asker.child, signal.SIGKILL)
 
-    def _ended(self, asker: Asker, handle: int) -> None:
+    def _ended(self, asker: Asker) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(asker.child, 0)[1])
-        self._selector.unregister(handle)
-        os.close(handle)
+        del self._askers[asker.child]
+        self._selector.unregister(asker.handle)
+        os.close(asker.handle)
         if asker.connection in self._selector.get_map():
             self._selector.unregister(asker.connection)
             _say(asker.connection, code)
         asker.connection.close()
 
 
+def _read(connection: socket.socket, length: int) -> list:
+    """The words of a command; ValueError where its asker is gone."""
+    asked = b""
+    while len(asked) < length and (part := connection.recv(length - len(asked))):
+        asked += part
+    return json.loads(asked)
+
+
 def main() -> None:
     import torch
 
-    # A process that has had several threads cannot be forked safely.
+    # A process that has computed with several threads cannot be forked safely. (One of a memory allocator's own may
+    # be there, which knows of forks.)
     torch.set_num_threads(1)
     for name in LIBRARIES:
         importlib.import_module(name)

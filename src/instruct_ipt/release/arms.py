@@ -127,7 +127,7 @@ def _weights(name: str) -> Path:
 def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, Any]:
     own = (RELEASE,) if name == RELEASE else ()
     arm: Mapping[str, Any] = {"name": name, "recipe": asdict(recipe_of(configuration, name))}
-    # Of the search only what it selected changes a network.
+    # Of the search only what it selected changes a network; where it is not named, its file counts as an input.
     selected = {"groups": groups_of(configuration)}
     sections = restrict(configuration, _SECTIONS + own) | {"sensitivity": selected, "arm": arm}
     return provenance.record(sections, [__name__], inputs)

@@ -34,8 +34,8 @@ def phases_of(strategy: str, steps: int) -> list[Phase]:
     * ``frozen``: first half the backbone alone, second half the biases on the frozen backbone.
     * ``two_stage``: first half the backbone alone, second half backbone and biases together.
 
-    ``experts`` needs five networks and is spelled out by its callers: first half shared, then an equal share of the
-    second half for each task. The paper's exact arms are not public; this reading is ours.
+    ``experts`` needs a network per task: `training/experts.py`. The paper's exact arms are not public; this reading is
+    ours.
 
     Raises:
         KeyError: no such strategy.
