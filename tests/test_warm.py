@@ -85,13 +85,13 @@ def test_a_command_that_a_signal_ends_ends_the_asker_so(workspace, number):
 def test_one_who_asks_nothing_lets_others_ask(workspace):
     place = package(workspace, "print('said')")
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.connect(warm.environment_of(dict(os.environ))["IPT_WARM_ADDRESS"])
+        silent.connect(warm.environment_of()["IPT_WARM_ADDRESS"])
         assert warm.ipt(PYTHONPATH=place).stdout == "said\n"
 
 
 def test_who_kills_it_kills_the_command(workspace):
     place = package(workspace, "print(os.getpid(), flush=True); time.sleep(60)")
-    environment = warm.environment_of(dict(os.environ)) | {"PYTHONPATH": place}
+    environment = warm.environment_of() | {"PYTHONPATH": place}
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(["ipt"], cwd=workspace, env=environment, stdout=subprocess.PIPE, text=True)
         child = int(process.stdout.readline())

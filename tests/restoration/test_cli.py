@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ipt(*arguments: str | Path, weights: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = ["ipt", "restore", *map(str, arguments), "--weights", str(weights)]
-    return subprocess.run(command, env=warm.environment_of(dict(os.environ)), input=stdin, capture_output=True)
+    return subprocess.run(command, env=warm.environment_of(), input=stdin, capture_output=True)
 
 
 def photo(path: Path, seed: int = 0, format: str | None = None) -> Path:

@@ -14,13 +14,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.stored import Shown, shown
+from tests.warm.server import end_with
 
 ROOT = Path(__file__).resolve().parents[2]
 # What every command needs; torch imports torch._dynamo with the first optimiser.
@@ -108,19 +108,8 @@ def _child(folder: str, command: list[str], environment: dict[str, str], largest
 
     from . import writers
 
-    main = {WRITERS: writers.main, SHOWN: _show}.get(command[0], cli.main)
     sys.argv = ["ipt", *command]
-    code: object = 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else code is not None)
+    end_with({WRITERS: writers.main, SHOWN: _show}.get(command[0], cli.main))
 
 
 def _show() -> None:

@@ -18,17 +18,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 _ONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def environment_of(given: dict[str, str]) -> dict[str, str]:
+def environment_of(given: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment ``given``, with the quick `ipt` first in its path; the real one where the system is not Linux."""
     if not hasattr(os, "pidfd_open"):
-        return given | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}"}
+        return dict(given) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}"}
     folder = _begun()
-    return given | {
+    return dict(given) | {
         "PATH": f"{folder}{os.pathsep}{given['PATH']}",
         "IPT_WARM_ADDRESS": str(folder / "socket"),
         "IPT_WARM_PYTHON": sys.executable,
@@ -37,7 +38,7 @@ def environment_of(given: dict[str, str]) -> dict[str, str]:
 
 def ipt(*words: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """What `ipt words` says and how it ends, in the working directory or another one."""
-    quick = environment_of(dict(os.environ)) | environment
+    quick = environment_of() | environment
     return subprocess.run(["ipt", *map(str, words)], cwd=cwd, env=quick, capture_output=True, text=True)
 
 

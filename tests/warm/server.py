@@ -16,7 +16,9 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 # Libraries only: the package itself is read anew by every child, from where its PYTHONPATH says.
 LIBRARIES = (
@@ -66,13 +68,13 @@ def _child(command: list[str], folder: str, environment: dict[str, str], files: 
     _search_modules_in(environment.get("PYTHONPATH", ""))
     _reseed()
     sys.argv = ["ipt", *command]
-    code = _run()
-    # What Python does at its end, but for taking so many modules down, which would take seconds.
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_with(_ipt)
+
+
+def _ipt() -> None:
+    from instruct_ipt.cli import main
+
+    main()
 
 
 def _search_modules_in(path: str) -> None:
@@ -89,11 +91,19 @@ def _reseed() -> None:
     np.random.seed()
 
 
-def _run() -> int:
-    """Run the command; the exit code. Ends this process itself where Python would end by a signal."""
-    try:
-        from instruct_ipt.cli import main
+def end_with(main: Callable[[], None]) -> NoReturn:
+    """Run ``main`` and end this forked process as Python would, but without taking its many modules down."""
+    code = _code_of(main)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
+
+def _code_of(main: Callable[[], None]) -> int:
+    """The exit code of ``main``; ends this process itself where Python would end by a signal."""
+    try:
         main()
     except SystemExit as ended:
         if not isinstance(ended.code, int | None):

@@ -27,7 +27,7 @@ COMMAND = ("ipt", "serve")
 def served(folder: Path, *options: str, warning: str = "") -> Iterator[tuple[str, str]]:
     """Address of a server started in a folder that holds weights, and the line that it says it in."""
     command, pipe = [*COMMAND, "--port", "0", "--weights", "weights", *options], subprocess.PIPE
-    quick = warm.environment_of(dict(os.environ))
+    quick = warm.environment_of()
     with subprocess.Popen(command, cwd=folder, env=quick, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stdout is not None and process.stderr is not None
