@@ -20,6 +20,10 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS, split_level
 
 Plan = Sequence[tuple[int, int, Mapping[str, int]]]
+# Task -> how many times a photograph may be shrunk before a patch is cut. Haze obeys the same law at any scale, and how
+# dense it is shows in the whole scene, of which a patch at full size holds a corner. Rain, snow, noise and blur have a
+# size of their own in pixels.
+SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
 _KILLED = (
     "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
     "in params.yaml (0 needs no process) and start again: training resumes where it was"
@@ -107,7 +111,7 @@ class PatchStream:
         elif not synthetic:
             raise InputError(_nothing_for(task))
         chosen = rng.choice(len(self._images), p=self._share)
-        (crop,) = _crop(rng, size, self._images[chosen])
+        (crop,) = _cut(task, rng, size, self._images[chosen])
         # A shuffle of the colour channels: few photographs, many patches.
         clean = to_float(np.ascontiguousarray(crop[..., rng.permutation(3)]))
         return degrade(damage, clean, rng, self._settings, level, self._masks), clean, name_of(self._images, chosen)
@@ -116,7 +120,7 @@ class PatchStream:
         """A patch of a real pair. Its colours stay: real haze, rain and snow have one of their own to be learnt."""
         pairs = self._pairs[task]
         chosen = rng.choice(len(pairs), p=self._pair_share[task])
-        given, target = _crop(rng, size, *pairs[chosen])
+        given, target = _cut(task, rng, size, *pairs[chosen])
         return to_float(np.ascontiguousarray(given)), to_float(np.ascontiguousarray(target)), name_of(pairs, chosen)
 
 
@@ -143,6 +147,21 @@ def _shares(images: Sequence[Any]) -> np.ndarray:
         sizes = [(item[0] if isinstance(item, tuple) else item).shape[:2] for item in images]
     weights = np.sqrt([height * width for height, width in sizes])
     return weights / weights.sum()
+
+
+def _cut(task: str, rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
+    """The same patch of images of one size, of a task in :data:`SHRUNK` out of shrunk ones."""
+    if task not in SHRUNK:  # only such a task draws the factor: the stream of the others stays as it was
+        return _crop(rng, size, *images)
+    factor = int(rng.integers(1, max(1, min(SHRUNK[task], min(images[0].shape[:2]) // size)) + 1))
+    crops = _crop(rng, size * factor, *images)
+    return crops if factor == 1 else [shrink(crop, factor) for crop in crops]
+
+
+def shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means over squares of ``factor`` x ``factor`` pixels: uint8 (H, W, 3), sides multiples of it, to 8 bits again."""
+    height, width = (side // factor for side in image.shape[:2])
+    return np.rint(image.reshape(height, factor, width, factor, 3).mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
 
 
 def _crop(rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
