@@ -14,7 +14,7 @@ import torch
 
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.data.shards import Shards, ShardWriter
-from instruct_ipt.data.stream import Batch, PatchStream, _died, prefetch
+from instruct_ipt.data.stream import Batch, PatchStream, _died, prefetch, shrink
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 from tests.helpers import images, smoke, stream
@@ -154,7 +154,7 @@ def test_without_real_pairs_the_stream_is_what_it_always_was():
     batch = stream().batch(5, 32, COUNTS)
     targets = "06b7a931f51d663f3db56ce17978a19b1a2f8e2b12e0009c2c7e22cb5a32b19c"
     assert hashlib.sha256(batch.target.tobytes()).hexdigest() == targets
-    means = [0.5542728, 0.5178984, 0.587993, 0.5988129, 0.5566087, 0.571705, 0.6417765, 0.6404634, 0.5487781, 0.5841905]
+    means = [0.5542728, 0.5178984, 0.587993, 0.5988129, 0.5566087, 0.571705, 0.7082221, 0.6670104, 0.5487781, 0.5841905]
     assert batch.input.mean((1, 2, 3), dtype=np.float64) == pytest.approx(means, abs=1e-6)
 
 
@@ -191,6 +191,29 @@ def test_all_eight_symmetries_of_a_real_pair_occur_and_no_colour_moves():
     found = np.rint(batch.input * 255).astype(np.uint8)
     counts = [sum(np.array_equal(patch, t) for patch in found) for t in turned]
     assert min(counts) > 5 and sum(counts) == 200
+
+
+def sides(batch: Batch) -> list[int]:
+    """How far apart the pixels of each patch of coded pairs lie in the photograph: how much it was shrunk."""
+    steps = np.rint(np.abs(np.diff(batch.target[..., :2] * 255, axis=1)).max(axis=(1, 2, 3)))
+    return steps.astype(int).tolist()
+
+
+def test_haze_is_learnt_from_shrunk_photographs_too_and_from_no_more_than_they_hold():
+    """Pairs whose red and green are where a pixel lies: means of f x f of them are f apart."""
+    pairs = {task: [coded_pair(100, 140)] for task in ("dehaze", "derain")}
+    real = PatchStream(images(), smoke().degradation, 0, pairs, real_share=1.0)
+    hazy = real.batch(0, 32, {"dehaze": 200})
+    assert set(sides(hazy)) == {1, 2, 3}, "four times 32 px are more than 100"
+    assert np.array_equal(hazy.input[..., :2], hazy.target[..., :2]) and (hazy.target[..., 2] == 1).all()
+    assert set(sides(real.batch(0, 32, {"derain": 50}))) == {1}, "a streak has a width of its own"
+    assert set(sides(real.batch(0, 112, {"dehaze": 4}))) <= {0, 1}, "a patch larger than the photograph"
+
+
+def test_a_shrunk_image_is_the_means_of_its_squares():
+    image = images(1)[0][:30, :24]
+    brute = [[image[3 * y : 3 * y + 3, 3 * x : 3 * x + 3].mean(axis=(0, 1)) for x in range(8)] for y in range(10)]
+    np.testing.assert_allclose(shrink(image, 3), brute, atol=0.5 + 1e-4)
 
 
 def test_a_task_of_ones_own_lives_by_its_pairs():
