@@ -57,6 +57,7 @@ def side_by_side(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="CSV to write.")] = Path(
         "docs/release/side_by_side.csv"
     ),
+    page: Annotated[Path, typer.Option(help="Markdown with a place for the table.")] = Path("docs/release.md"),
 ) -> None:
     """Compare arms and classical methods."""
     from instruct_ipt.disk import write_whole
@@ -64,6 +65,7 @@ def side_by_side(
 
     table = module.compute()
     write_whole(output, table.to_csv(index=False, lineterminator="\n").encode())
+    module.MARKS.fill(page, module.as_markdown(table))
     print(module.as_markdown(table), end="")
     print(output)
 

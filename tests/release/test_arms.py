@@ -17,7 +17,7 @@ from instruct_ipt import params as params_module
 from instruct_ipt import runs
 from instruct_ipt.errors import InputError
 from instruct_ipt.pipeline import run_stage
-from instruct_ipt.release import arms
+from instruct_ipt.release import arms, side_by_side
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import write_release
 from instruct_ipt.stages.cell import build
@@ -156,7 +156,9 @@ def test_the_store_shows_the_arms(trained, monkeypatch):
 
 def test_side_by_side_has_every_arm_and_the_classics(trained):
     shutil.rmtree(trained / "models/release/shared")
-    done = ipt(trained, "side-by-side", "-o", "table.csv")
+    marks = side_by_side.MARKS
+    (trained / "page.md").write_text(f"Before.\n{marks.begin}\n{marks.end}\nAfter.\n", encoding="utf-8")
+    done = ipt(trained, "side-by-side", "-o", "table.csv", "--page", "page.md")
     assert done.returncode == 0, done.stderr
     assert "`ipt arm shared` trains it" in done.stderr
     table = pd.read_csv(trained / "table.csv")
@@ -170,6 +172,9 @@ def test_side_by_side_has_every_arm_and_the_classics(trained):
     assert table[table.kind == "classical"].time_ratio.gt(0).all()
     assert set(rain.dataset) == {"Rain100L", "CBSD68-derain"}
     assert "| derain | steps | Rain100L | CBSD68-derain |" in done.stdout
+    shown = side_by_side.as_markdown(table)
+    page = (trained / "page.md").read_text(encoding="utf-8")
+    assert page == f"Before.\n{marks.begin}\n{shown}{marks.end}\nAfter.\n"
 
 
 def test_names_and_states_that_cannot_be_are_refused(place, monkeypatch):

@@ -15,6 +15,7 @@ from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.progress import progress
+from instruct_ipt.release.marks import Marks
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.restoration import Restorer
 
@@ -22,7 +23,7 @@ TOLD, GUESSED, INPUT = "told", "guessed", "input"
 SHOWN_PROTOCOLS = ("rgb", "y-limited")
 KEYS = ["task", "dataset", "protocol", "knowing"]
 SCORES, CARD = "scores.csv", "README.md"
-BEGIN, END = "<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->"
+MARKS = Marks("<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->")
 # How far scores may lie from the recorded ones: sums in another order round otherwise.
 TOLERANCE = {"psnr": 0.02, "ssim": 0.001}
 
@@ -134,14 +135,7 @@ def record(weights: Path, table: pd.DataFrame) -> None:
     Raises:
         InputError: the card has the beginning of that place and not its end.
     """
-    card = weights / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if BEGIN in text:
-        before, _, rest = text.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            raise InputError(f"{card}: the line `{END}` is missing after `{BEGIN}`; put it where the table ends")
-        write_whole(card, f"{before}{BEGIN}\n{as_markdown(table)}{END}{after}".encode())
+    MARKS.fill(weights / CARD, as_markdown(table))
     write_whole(weights / SCORES, table.to_csv(index=False, lineterminator="\n").encode())
 
 

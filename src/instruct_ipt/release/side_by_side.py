@@ -27,11 +27,13 @@ from instruct_ipt.paths import ARMS, PREPARED
 from instruct_ipt.pipeline import check_inputs
 from instruct_ipt.progress import progress
 from instruct_ipt.release.arms import NAMES, START, load
+from instruct_ipt.release.marks import Marks
 from instruct_ipt.release.sets import indexed_images
 from instruct_ipt.tasks import TASKS
 
 PROTOCOL = PROTOCOLS["rgb"]
 INPUT, ARM, CLASSICAL = "input", "arm", "classical"
+MARKS = Marks("<!-- side by side: written by `ipt side-by-side` -->", "<!-- end of side by side -->")
 COLUMNS = ["task", "dataset", "method", "kind", "steps", "setting", "images", "psnr", "ssim", "time_ratio"]
 # Images that the durations of two methods are compared on, and how often.
 _TIMED, _REPEATS = 2, 3
