@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,22 @@ PER_SPLIT = {"train": 3, "validation": 2, "test": 2}
 def small_catalogue(folder: Path, size: int = 72) -> tuple[Path, Path]:
     """(catalogue, mirror) below ``folder``: the real descriptions with few generated files."""
     catalogue, mirror = folder / "catalogue", folder / "mirror"
-    catalogue.mkdir(parents=True)
+    shutil.copytree(_original(size) / "catalogue", catalogue)
+    shutil.copytree(_original(size) / "mirror", mirror)
+    return catalogue, mirror
+
+
+@functools.cache
+def _original(size: int) -> Path:
+    """The folder that is copied, for its pictures take most of a second; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="catalogue-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write(folder / "catalogue", folder / "mirror", size)
+    return folder
+
+
+def _write(catalogue: Path, mirror: Path, size: int) -> None:
+    catalogue.mkdir()
     source = ROOT / "data/catalogue"
     for name in ("benchmark.yaml", "paper.yaml"):
         shutil.copy(source / name, catalogue / name)
@@ -42,7 +60,6 @@ def small_catalogue(folder: Path, size: int = 72) -> tuple[Path, Path]:
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-    return catalogue, mirror
 
 
 def _made(row: dict[str, str], mirror: Path, seeds: dict[tuple[str, str], int], size: int) -> dict[str, str]:
