@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -380,6 +384,19 @@ def write_fillings(folder: Path, size: int = 16) -> pd.DataFrame:
 
 def write_all(root: Path) -> None:
     """Every result file below ``root`` as the stages lay them out."""
+    shutil.copytree(_made(), root, dirs_exist_ok=True)
+
+
+@functools.cache
+def _made() -> Path:
+    """The folder that is copied, for the files take more than a second; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="results-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write(folder)
+    return folder
+
+
+def _write(root: Path) -> None:
     for folder in ("results", "ablations", "models/modulation"):
         (root / folder).mkdir(parents=True)
     energy = rank_energy()
