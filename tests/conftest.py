@@ -20,6 +20,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import torch  # noqa: E402
 
+from .helpers import put_params  # noqa: E402
 from .replication import Copy  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +58,7 @@ def replication(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with the repository's params.yaml at profile smoke; tracking goes to its own store."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("profile: quick", "profile: smoke", 1), encoding="utf-8")
+    put_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path

@@ -17,6 +17,12 @@ def smoke() -> params.Params:
     return params.load(ROOT / "params.yaml", "smoke")
 
 
+def put_params(folder: Path, profile: str = "smoke") -> None:
+    """The repository's params.yaml in ``folder``, at ``profile``."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(text.replace("profile: quick", f"profile: {profile}", 1), encoding="utf-8")
+
+
 def images(count: int = 2, size: int = 48, seed: int = 0) -> list[np.ndarray]:
     """Smooth colour images, uint8 (size, size, 3)."""
     rng = np.random.default_rng(seed)

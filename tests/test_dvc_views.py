@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,16 +15,38 @@ import yaml
 
 from instruct_ipt.stage_table import maker_of
 from tests import planted
+from tests.helpers import put_params
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PLOTS = {name: plot for entry in DVC["plots"] for name, plot in entry.items()}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A DVC repository with our views of a finished replication, and no stage; to be read only."""
+    folder = tmp_path_factory.mktemp("views")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        put_params(folder)
+        planted.replication()
+        more_results()
+        dvc("init", "--no-scm", "--quiet")
+        shutil.copytree(ROOT / ".dvc" / "plots", ".dvc/plots", dirs_exist_ok=True)
+        views = {"metrics": DVC["metrics"], "plots": DVC["plots"]}
+        Path("dvc.yaml").write_text(yaml.safe_dump(views, sort_keys=False), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
-def repository(workspace) -> Path:
-    """A DVC repository with our views of a finished replication, and no stage."""
-    planted.replication()
+def repository(made, monkeypatch) -> Path:
+    """That repository, as the working directory."""
+    monkeypatch.chdir(made)
+    return made
+
+
+def more_results() -> None:
+    """Rows of two tables that plots show, and that a planted replication has none of."""
     rows = [["exact", task, "ffn.in", 0, 0.1, 10, 1] for task in planted.TASKS]
     planted.table(
         Path("results/sensitivity.csv"),
@@ -35,11 +58,6 @@ def repository(workspace) -> Path:
         ["profile", "study", "setting", "seed", "task", "psnr", "params_added"],
         [["smoke", "rank", f"constant-{rank}", 0, task, 20 + rank, rank] for rank in (1, 2) for task in planted.TASKS],
     )
-    dvc("init", "--no-scm", "--quiet")
-    shutil.copytree(ROOT / ".dvc" / "plots", ".dvc/plots", dirs_exist_ok=True)
-    views = {"metrics": DVC["metrics"], "plots": DVC["plots"]}
-    Path("dvc.yaml").write_text(yaml.safe_dump(views, sort_keys=False), encoding="utf-8")
-    return workspace
 
 
 def dvc(*arguments: str) -> str:
@@ -49,6 +67,12 @@ def dvc(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@functools.cache
+def page(name: str) -> str:
+    """What DVC shows of a plot of the one repository: starting it takes a second, and two tests look at each."""
+    return dvc("plots", "show", "--show-vega", name)
 
 
 def test_every_file_of_a_view_is_made_by_a_stage():
@@ -64,16 +88,15 @@ def test_metrics_are_one_row_per_network(repository):
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_holds_every_row_of_its_files(repository, name):
-    page = dvc("plots", "show", "--show-vega", name)
-    spec = json.loads(page)
+    spec = json.loads(page(name))
     expected = sum(len(Path(file).read_text(encoding="utf-8").splitlines()) - 1 for file in PLOTS[name]["y"])
     assert len(spec["data"]["values"]) == expected and spec["title"]["text"] == name
-    assert "<DVC_METRIC" not in page
+    assert "<DVC_METRIC" not in page(name)
 
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_template_names_only_columns_that_are_there(repository, name):
-    spec = json.loads(dvc("plots", "show", "--show-vega", name))
+    spec = json.loads(page(name))
     made = {step["as"] for step in spec["transform"] if "as" in step}
     made |= {part["as"] for step in spec["transform"] for part in step.get("aggregate", ())}
     assert fields(spec) <= set(spec["data"]["values"][0]) | made
