@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,39 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from instruct_ipt import params, sync, tracking
+from instruct_ipt import sync, tracking
 from instruct_ipt.tasks import TASKS
 from tests import planted
-from tests.test_tracking import empty_database, new_store, store  # noqa: F401
+from tests.helpers import put_params
+from tests.test_tracking import empty_database  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "mlflow.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def tables(store) -> dict[str, Any]:  # noqa: F811
-    """What the page's Python blocks define, run one after the other on the store of a finished replication."""
-    import mlflow
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory, empty_database) -> tuple[Path, dict[str, Any]]:  # noqa: F811
+    """A finished replication with its store, and what the page's Python blocks define there; to be read only."""
+    folder = tmp_path_factory.mktemp("page")
+    put_params(folder, "quick")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        replicate()
+        sync.sync()
+        return folder, run_blocks()
 
-    params.set_profile("quick")
+
+@pytest.fixture
+def tables(computed, monkeypatch) -> dict[str, Any]:
+    """What the blocks define, with the files of the replication around."""
+    monkeypatch.chdir(computed[0])
+    return computed[1]
+
+
+def replicate() -> None:
+    """A finished replication, with the rows that the page's tables of the analyses are made of."""
     planted.replication()
     scores = [
         ["exact", task, group, 0, planted.score(task, group) - 25, 10, 1] for task in TASKS for group in ("a", "b")
@@ -35,7 +54,12 @@ def tables(store) -> dict[str, Any]:  # noqa: F811
     columns = ["source", "rule", "value", "params", "energy_mean", "energy_min", "task", "psnr"]
     rows = [["bias", "constant", r, 10 * r, 0.9, 0.8, task, planted.score(r, task)] for r in (1, 2) for task in TASKS]
     planted.table(Path("results/rank_strategy.csv"), columns, rows)
-    sync.sync()
+
+
+def run_blocks() -> dict[str, Any]:
+    """What the page's Python blocks define, run one after the other on the store in use."""
+    import mlflow
+
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking.store())
     defined: dict[str, Any] = {}
