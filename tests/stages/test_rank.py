@@ -24,10 +24,27 @@ from tests.stages import analysed
 GROUPS = ["ffn.in", "ffn.depthwise", "head"]
 
 
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory):
+    """A working directory, the networks in it, and the tables of the stage; to be read only."""
+    folder = tmp_path_factory.mktemp("rank")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        analysed.prepared()
+        networks = (analysed.shared_network(), *analysed.increments(GROUPS))
+        return folder, networks, run()
+
+
 @pytest.fixture
-def networks(workspace):
-    analysed.prepared()
-    return analysed.shared_network(), *analysed.increments(GROUPS)
+def networks(analysis, monkeypatch):
+    """The networks, in that working directory."""
+    monkeypatch.chdir(analysis[0])
+    return analysis[1]
+
+
+@pytest.fixture
+def tables(analysis) -> dict[str, pd.DataFrame]:
+    return analysis[2]
 
 
 def run() -> dict[str, pd.DataFrame]:
@@ -47,8 +64,7 @@ def matrices(networks, source: str, task: str) -> dict[str, np.ndarray]:
     return {name: m for name, m in found.items() if min(m.shape) > 1 and "depthwise" not in name}
 
 
-def test_spectra_are_numpys_and_layers_stand_in_network_order(networks):
-    tables = run()
+def test_spectra_are_numpys_and_layers_stand_in_network_order(networks, tables):
     depth, order = networks[0].backbone.stage_depths(), [n for n, _ in networks[0].backbone.named_parameters()]
     for name, columns in rank.COLUMNS.items():
         assert list(tables[name].columns) == columns
@@ -72,10 +88,10 @@ def test_spectra_are_numpys_and_layers_stand_in_network_order(networks):
                 assert curve[row.rank99 - 1] >= 0.99 > (curve[row.rank99 - 2] if row.rank99 > 1 else 0)
 
 
-def test_psnr_and_size_of_each_rule_are_those_of_networks(networks):
+def test_psnr_and_size_of_each_rule_are_those_of_networks(networks, tables):
     """`full` scores as the networks themselves do, and `params` are those of what `modulate` builds by the rule."""
     shared, full, experts = networks
-    table = run()["rank_strategy"]
+    table = tables["rank_strategy"]
     validation = Validation(PREPARED, smoke().degradation)
     whole = table[table.rule == "full"].set_index(["source", "task"]).psnr
     for task in TASKS:
@@ -107,9 +123,9 @@ def cut_by_projection(networks, source: str, task: str, value: int) -> Shared:
 
 
 @pytest.mark.parametrize("source", ["bias", "expert"])
-def test_psnr_at_a_rank_is_that_of_the_leading_directions(networks, source):
+def test_psnr_at_a_rank_is_that_of_the_leading_directions(networks, tables, source):
     """Increments that no rank rule can cut (vectors, depthwise kernels) stay whole."""
-    table = run()["rank_strategy"].set_index(["source", "rule", "value", "task"]).psnr
+    table = tables["rank_strategy"].set_index(["source", "rule", "value", "task"]).psnr
     validation = Validation(PREPARED, smoke().degradation)
     for task in TASKS:
         expected = validation(cut_by_projection(networks, source, task, 2), [task])[task]
