@@ -46,13 +46,22 @@ DISGUISES = {
 }
 
 
+@pytest.fixture(scope="module")
+def photographs() -> dict[str, np.ndarray]:
+    """The bundled photographs, each scene once."""
+    return {p.name: read_image(locate(p)) for p in BUNDLED if p.name != "motorcycle_right"}
+
+
+@pytest.fixture(scope="module")
+def fingerprints(photographs):
+    return {key: fingerprint(image) for key, image in photographs.items()}
+
+
 @pytest.mark.parametrize("name", DISGUISES)
-def test_a_disguised_photograph_is_recognised_and_no_other(name):
-    photographs = {p.name: read_image(locate(p)) for p in BUNDLED if p.name != "motorcycle_right"}
-    others = {key: fingerprint(image) for key, image in photographs.items()}
+def test_a_disguised_photograph_is_recognised_and_no_other(name, photographs, fingerprints):
     for key in ("coffee", "china", "chelsea"):
         hidden = np.asarray(DISGUISES[name](Image.fromarray(photographs[key])).convert("RGB"))
-        found = overlaps({"hidden": fingerprint(hidden)}, others)
+        found = overlaps({"hidden": fingerprint(hidden)}, fingerprints)
         assert [m.second for m in found] == [key] and found[0].similarity > THRESHOLD
 
 
