@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.data.shards import Shards, ShardWriter
@@ -114,8 +115,9 @@ class Deadly(PatchStream):
         raise AssertionError
 
 
-def test_a_killed_worker_is_one_line_that_says_what_to_do():
-    """Takes 5 s: that is how often torch looks after its workers."""
+def test_a_killed_worker_is_one_line_that_says_what_to_do(monkeypatch):
+    # How often torch looks after its workers: every 5 s it says itself, and the test would wait for that.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     deadly = Deadly(images(), smoke().degradation, 0)
     with pytest.raises(InputError, match=r"memory .* ran out; lower training.workers in params.yaml") as caught:
         list(prefetch(deadly, [(0, 32, COUNTS)] * 3, workers=1))
