@@ -91,11 +91,20 @@ class Noting:
         return stream().batch(step, patch, counts)
 
 
+PHASES = [Phase(6, True, False), Phase(6, False, True)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Bits and history of a training that was never killed."""
+    network = model()
+    history = Trainer(network, stream(), settings(), validate).train(PHASES)
+    return bits(network), history
+
+
 @pytest.mark.parametrize("killed_at", [2, 3, 5, 6, 7, 8])
-def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, tmp_path):
-    phases = [Phase(6, True, False), Phase(6, False, True)]
-    whole = model()
-    history = Trainer(whole, stream(), settings(), validate).train(phases)
+def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, uninterrupted, tmp_path):
+    whole, history = uninterrupted
 
     class Dying:
         def __init__(self):
@@ -107,10 +116,10 @@ def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(killed_at, tmp
             return self.inner.batch(step, patch, counts)
 
     with pytest.raises(Stop):
-        Trainer(model(), Dying(), settings(), validate, tmp_path / "c").train(phases)
+        Trainer(model(), Dying(), settings(), validate, tmp_path / "c").train(PHASES)
     resumed, asked = model(), Noting()
-    again = Trainer(resumed, asked, settings(), validate, tmp_path / "c").train(phases)
-    assert_equal_bits(bits(whole), bits(resumed))
+    again = Trainer(resumed, asked, settings(), validate, tmp_path / "c").train(PHASES)
+    assert_equal_bits(whole, bits(resumed))
     assert again == history
     repeated = killed_at + 1 - min(asked.steps)
     assert 0 <= repeated < settings().checkpoint_every, "from one checkpoint to the next, also where a phase ends"
