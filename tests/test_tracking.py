@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from instruct_ipt.stage_table import STAGES
 from instruct_ipt.stages._cells import Cell
 from instruct_ipt.tasks import TASKS
 from tests import planted
+from tests.helpers import put_params
 from tests.stored import shown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,8 +297,7 @@ def replication(store) -> Path:
 def synced_once(tmp_path_factory, empty_database) -> Path:
     """A finished replication and a store that was rebuilt from its files."""
     folder = tmp_path_factory.mktemp("synced")
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(text.replace("profile: quick", "profile: smoke", 1), encoding="utf-8")
+    put_params(folder)
     shutil.copy(empty_database, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -313,6 +314,25 @@ def synced(synced_once, monkeypatch):
 
     monkeypatch.chdir(synced_once)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{synced_once}/mlflow.db")
+    return MlflowClient(tracking_uri=tracking.store())
+
+
+@pytest.fixture
+def synced_copy(synced_once, tmp_path, monkeypatch):
+    """A client of a copy of that store, with the files around; to be changed."""
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "copy"
+    shutil.copytree(synced_once, folder)
+    database = sqlite3.connect(folder / "mlflow.db")
+    # Absolute paths: what is logged here would go where the other tests read.
+    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+        assert database.execute(change, (str(synced_once), str(folder))).rowcount > 0
+    database.commit()
+    database.close()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     return MlflowClient(tracking_uri=tracking.store())
 
 
@@ -450,20 +470,19 @@ def test_weights_of_every_denoiser_are_named(synced):
     assert {f"models/diffusion/{method}/metrics.json" for method in METHODS} <= run.artifacts
 
 
-def test_a_changed_cell_is_a_new_run_and_the_old_one_is_past(replication, client):
-    sync.sync()
+def test_a_changed_cell_is_a_new_run_and_the_old_one_is_past(synced_copy):
     planted.plant_cell(params.load(), Cell("strategy", "frozen", 1), shift=1.0)
     assert sync.sync() == 1
     # One seed was made again and the other not: they no longer are seeds of the same setting.
-    experiment = client.get_experiment_by_name(STRATEGY)
-    found = client.search_runs([experiment.experiment_id], "tags.`ipt.place` = 'frozen/seed-1'")
+    experiment = synced_copy.get_experiment_by_name(STRATEGY)
+    found = synced_copy.search_runs([experiment.experiment_id], "tags.`ipt.place` = 'frozen/seed-1'")
     assert sorted(run.data.tags["current"] for run in found) == ["no", "yes"]
     new = next(run for run in found if run.data.tags["current"] == "yes")
     value = planted.score("strategy", "frozen", 1, "derain") + 1
     assert new.data.metrics["rgb/psnr/derain"] == pytest.approx(value, abs=1e-6)
 
 
-def test_a_live_cell_and_a_rebuilt_one_are_the_same(replication, new_store):
+def test_a_live_cell_and_a_rebuilt_one_are_the_same(replication, synced_once):
     folder = Cell("strategy", "frozen", 0).folder("smoke")
     record = provenance.read_record(folder / "provenance.json")
     recipe = record["params"]["recipe"]
@@ -478,9 +497,8 @@ def test_a_live_cell_and_a_rebuilt_one_are_the_same(replication, new_store):
     live = shown(only="strategy")
     assert set(live) == {(STRATEGY, "frozen"), (STRATEGY, "frozen seed 0")}
     assert live[STRATEGY, "frozen"].metrics["seeds"] == [(0, 2.0)]
-    new_store()
-    sync.sync()
-    rebuilt = shown(only="strategy")
+    # Planted files are the same wherever they stand, and that store was rebuilt from such.
+    rebuilt = shown(f"sqlite:///{synced_once}/mlflow.db", only="strategy")
     for key, run in live.items():
         assert run.rebuilt() == rebuilt[key]
 
