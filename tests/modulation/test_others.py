@@ -6,9 +6,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTModel
 
 from instruct_ipt.modulation import FullBias, Modulated, RankRule, modulate
 
@@ -23,6 +21,9 @@ class Denoiser(nn.Module):
     """diffusers' U-Net at one time step: (N, 3, H, W) -> (N, 3, H, W)."""
 
     def __init__(self) -> None:
+        # Here, for it takes seconds: at the top, each process that only collects the tests would pay them.
+        from diffusers import UNet2DModel
+
         super().__init__()
         self.net = UNet2DModel(
             sample_size=8,
@@ -42,6 +43,8 @@ class Vision(nn.Module):
     """transformers' ViT: (N, 3, 8, 8) -> (N, 5, 16)."""
 
     def __init__(self) -> None:
+        from transformers import ViTConfig, ViTModel
+
         super().__init__()
         config = ViTConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=4

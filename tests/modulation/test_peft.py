@@ -7,13 +7,16 @@ long as there are neither groups nor dilation; there it has no counterpart to ou
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from instruct_ipt.modulation import Modulated, RankRule, modulate
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TASKS = ("denoise", "derain", "desnow")
 RANK = 2
@@ -37,6 +40,9 @@ KINDS = tuple(_networks())
 
 def _pair(kind: str) -> tuple[Modulated, PeftModel, Tensor]:
     """Ours and PEFT's with the same weights and factors, in float64, and a batch."""
+    # Here, for it takes seconds: at the top, each process that only collects the tests would pay them.
+    from peft import LoraConfig, get_peft_model
+
     network, shape, layers = _networks()[kind]
     network = network.double()
     ours = modulate(copy.deepcopy(network), TASKS, [f"{name}.weight" for name in layers], RankRule("constant", RANK))
