@@ -18,11 +18,13 @@ from instruct_ipt.tasks import TASKS
 from tests import warm
 from tests.data.server import serving
 from tests.data.sets import small_catalogue
+from tests.test_tracking import empty_database  # noqa: F401
 
 
 @pytest.fixture
-def home(workspace):
-    """A working directory with a small generated benchmark level, and its mirror beside."""
+def home(workspace, empty_database):  # noqa: F811
+    """A working directory with a small generated benchmark level, its mirror beside, and an empty store."""
+    shutil.copy(empty_database, workspace / "mlflow.db")
     catalogue, mirror = small_catalogue(workspace / "made")
     shutil.move(catalogue, workspace / "data/catalogue")
     shutil.move(mirror, workspace / "mirror")
