@@ -58,12 +58,19 @@ def side_by_side(
         "docs/release/side_by_side.csv"
     ),
     page: Annotated[Path, typer.Option(help="Markdown with a place for the table.")] = Path("docs/release.md"),
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only this set; may be given again.")] = None,
 ) -> None:
-    """Compare arms and classical methods."""
+    """Compare arms and classical methods.
+
+    With `--method` or `--dataset` only their rows are computed; the others of the CSV stay as they are.
+    """
     from instruct_ipt.disk import write_whole
     from instruct_ipt.release import side_by_side as module
 
-    table = module.compute()
+    before = module.read(output) if (method or dataset) and output.is_file() else None
+    table = module.compute(method or (), dataset or ())
+    table = table if before is None else module.merged(before, table)
     write_whole(output, table.to_csv(index=False, lineterminator="\n").encode())
     module.MARKS.fill(page, module.as_markdown(table))
     print(module.as_markdown(table), end="")

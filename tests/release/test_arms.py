@@ -184,3 +184,29 @@ def test_names_and_states_that_cannot_be_are_refused(place, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(InputError, match="one process"):
         arms.train("shared")
+
+
+def test_a_method_can_be_scored_later_and_takes_its_place(trained):
+    """What was not asked for stays as it is; a method that misses on a set has an empty cell there."""
+    before = pd.read_csv(trained / "table.csv")
+    rest = before[before.method != "experts"]
+    rest.to_csv(trained / "later.csv", index=False)
+    words = ("side-by-side", "-o", "later.csv", "--page", "none.md", "--method", "experts", "--dataset", "Rain100L")
+    done = ipt(trained, *words)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(trained / "later.csv")
+    assert len(found) == len(rest) + 1
+    keys = ["task", "dataset", "method"]
+    both = found.merge(before, on=keys)
+    assert len(both) == len(found) and (both.psnr_x == both.psnr_y).all()
+    rain = list(found.query("dataset == 'Rain100L'").method)
+    assert rain == [name for name in before.query("dataset == 'Rain100L'").method], "in its old place"
+    assert "| experts | 4 | " in done.stdout and " |  | " in done.stdout
+    wrong = ipt(trained, "side-by-side", "-o", "later.csv", "--method", "none")
+    assert wrong.returncode == 2 and "no such method" in wrong.stderr
+
+
+def test_a_damaged_table_is_one_line(trained):
+    (trained / "damaged.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    done = ipt(trained, "side-by-side", "-o", "damaged.csv", "--page", "none.md", "--method", "opening")
+    assert done.returncode == 2 and "damaged.csv is damaged" in done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ import torch
 
 from instruct_ipt import params as params_module
 from instruct_ipt.classical import available, choose
-from instruct_ipt.data.prepared import Pair, count, pairs
+from instruct_ipt.data.prepared import Pair, count, pairs, read_index
+from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import Restore, restore, score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.evaluation.validation import validation_pairs
 from instruct_ipt.params import Params
 from instruct_ipt.paths import ARMS, PREPARED
 from instruct_ipt.pipeline import check_inputs
-from instruct_ipt.progress import progress
+from instruct_ipt.progress import Advance, progress
 from instruct_ipt.release.arms import NAMES, START, load
 from instruct_ipt.release.marks import Marks
 from instruct_ipt.release.sets import indexed_images
@@ -57,7 +59,7 @@ class Rival:
     setting: Mapping[str, Any] | None = None
 
 
-def compute() -> pd.DataFrame:
+def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.DataFrame:
     """Mean scores by protocol `rgb` of every arm that is trained and every classical method, set by set.
 
     Beside the sets of others stand the same damages made by us on clean test images (`CBSD68-derain` and so on).
@@ -65,31 +67,86 @@ def compute() -> pd.DataFrame:
     Settings of classical methods are chosen on the validation images of `data/prepared`. `time_ratio` is the time of a
     method over that of the network of the synchronous arm, by the clock, one after the other on the same images.
 
+    Args:
+        methods: those to score; default: all.
+        datasets: sets to score them on, as the table names them; default: all.
+
     Returns:
         Rows in the order of :data:`COLUMNS`.
 
     Raises:
-        InputError: `data/prepared` is missing or stale, or the benchmark images are not fetched.
+        InputError: `data/prepared` is missing or stale, the benchmark images are not fetched, or there is no such
+            method or set.
     """
     configuration = params_module.load()
     check_inputs([(PREPARED / "manifest.json").as_posix()], configuration)
     torch.set_num_threads(configuration.training.threads)
     root = indexed_images(configuration.degradation, ours=True)
+    only = _images_of(root, datasets) if datasets else None
     arms = _arms(configuration)
     tables = []
-    with progress("side by side", sum(count(root, "test").values())) as advance:
-        done = 0
+    with progress("side by side", len(only) if only else sum(count(root, "test").values())) as advance:
         for task in TASKS:
-            rivals = [Rival(INPUT, INPUT, lambda pair: pair.input), *arms, *_classical(configuration, task)]
-            rows = []
-            methods = {rival.name: rival.restore for rival in rivals}
-            for pair, _, scores in score_images(methods, root, configuration.degradation, [PROTOCOL], tasks=[task]):
-                rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
-                done += 1
-                advance(done, f"{pair.dataset} {pair.name}")
-            ratios = _time_ratios(rivals, list(islice(pairs(root, "test", task, configuration.degradation), _TIMED)))
-            tables.append(_means(rows, rivals, ratios))
+            everyone = [Rival(INPUT, INPUT, lambda pair: pair.input), *arms, *_classical(configuration, task, methods)]
+            rivals = [rival for rival in everyone if not methods or rival.name in methods]
+            rows = _scored(rivals, root, configuration, task, only, advance) if rivals else []
+            if rows:
+                timed = list(islice(pairs(root, "test", task, configuration.degradation, only=only), _TIMED))
+                tables.append(_means(rows, rivals, _time_ratios(rivals, everyone, timed)))
+    if not tables:
+        raise InputError("no such method, or no such set for it; `ipt side-by-side` without options scores all")
     return pd.concat(tables, ignore_index=True)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table that was written.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return pd.read_csv(path)[COLUMNS]
+    except (KeyError, ValueError):
+        raise InputError(f"{path} is damaged; get it again, or remove it and score all methods anew") from None
+
+
+def merged(before: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """An earlier table with the rows of `compute` in the place of its own, and the others as they are."""
+    keys = COLUMNS[:3]
+    kept = before[~before.set_index(keys).index.isin(found.set_index(keys).index)]
+    table = pd.concat([kept, found], ignore_index=True)
+    places = {name: place for place, name in enumerate((INPUT, *NAMES))}
+    orders = {
+        "task": TASKS.index,
+        "dataset": list(table.dataset.unique()).index,
+        "method": lambda name: places.get(name, len(places)),
+    }
+    return table.sort_values(keys, key=lambda column: column.map(orders[column.name]), kind="stable", ignore_index=True)
+
+
+def _images_of(root: Path, datasets: Sequence[str]) -> set[tuple[str, str, str]]:
+    """(task, dataset, name) of the test images of some sets; noise of each level is a set."""
+    rows = [row for row in read_index(root) if row.split == "test" and row.layout != "picture"]
+    return {
+        (row.task, name, row.name) for name in datasets for row in rows if row.dataset == name.partition("-sigma")[0]
+    }
+
+
+def _scored(
+    rivals: Sequence[Rival],
+    root: Path,
+    configuration: Params,
+    task: str,
+    only: set[tuple[str, str, str]] | None,
+    advance: Advance,
+) -> list[list[Any]]:
+    """Rows (task, dataset, method, psnr, ssim), one per image and method."""
+    methods, rows = {rival.name: rival.restore for rival in rivals}, []
+    found = score_images(methods, root, configuration.degradation, [PROTOCOL], only=only, tasks=[task])
+    for done, (pair, _, scores) in enumerate(found, start=1):
+        rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
+        advance(done, f"{pair.dataset} {pair.name}")
+    return rows
 
 
 def _arms(configuration: Params) -> list[Rival]:
@@ -104,9 +161,10 @@ def _arms(configuration: Params) -> list[Rival]:
     return found
 
 
-def _classical(configuration: Params, task: str) -> list[Rival]:
+def _classical(configuration: Params, task: str, methods: Sequence[str]) -> list[Rival]:
     validation = list(validation_pairs(PREPARED, configuration.degradation, task))
-    found = [choose(method, validation) for method in available() if method.task == task]
+    asked = [method for method in available() if method.task == task and (not methods or method.name in methods)]
+    found = [choose(method, validation) for method in asked]
     return [Rival(f.method.name, CLASSICAL, _on_input(f), setting=f.setting) for f in found]
 
 
@@ -114,9 +172,9 @@ def _on_input(apply: Callable[[np.ndarray], np.ndarray]) -> Restore:
     return lambda pair: apply(pair.input)
 
 
-def _time_ratios(rivals: Sequence[Rival], shown: Sequence[Pair]) -> dict[str, float]:
+def _time_ratios(rivals: Sequence[Rival], everyone: Sequence[Rival], shown: Sequence[Pair]) -> dict[str, float]:
     """Method -> median over images and repeats of its time over the synchronous network's; empty without that arm."""
-    reference = next((rival for rival in rivals if rival.name == START), None)
+    reference = next((rival for rival in everyone if rival.name == START), None)
     if reference is None:
         return {}
     ratios: dict[str, list[float]] = {rival.name: [] for rival in rivals if rival.kind != INPUT}
@@ -157,7 +215,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         wide = rows.pivot(index="method", columns="dataset", values="psnr")
         for method, facts in rows.drop_duplicates("method").set_index("method").iterrows():
             name = method if facts.kind != CLASSICAL else f"{method} ({_told(facts.setting)})"
-            cells = [f"{wide.loc[method, each]:.2f}" for each in sets]
+            cells = ["" if pd.isna(psnr) else f"{psnr:.2f}" for psnr in wide.loc[method, sets]]
             ratio = "" if pd.isna(facts.time_ratio) else f"{facts.time_ratio:.2f}"
             parts.append(f"| {name} | {facts.steps or ''} | {' | '.join(cells)} | {ratio} |")
         parts.append("")
