@@ -21,7 +21,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-_ONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""The environment in which libraries compute with one thread."""
 
 
 def environment_of(given: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -55,7 +56,7 @@ def _begun() -> Path:
     # As a file: the modules of the tests are not among those that a command finds imported.
     command = [sys.executable, Path(__file__).parent / "server.py", path / "socket"]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, env=os.environ | _ONE, stdin=pipe, stdout=pipe, text=True)
+    process = subprocess.Popen(command, env=os.environ | ONE_THREAD, stdin=pipe, stdout=pipe, text=True)
     assert process.stdin is not None and process.stdout is not None
     atexit.register(folder.cleanup)
     atexit.register(process.wait)
