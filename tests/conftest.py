@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import warm
 from .browsers import FLAGS
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Tests compare bits and feed CPU tensors; a GPU, where there is one, would take the training. Before torch looks.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Threads that wait for each other spin, and where another test process has the core, one that is needed cannot run.
+for name, value in (warm.ONE_THREAD | {"OMP_WAIT_POLICY": "passive"}).items():
+    os.environ.setdefault(name, value)
 
 import torch  # noqa: E402
 

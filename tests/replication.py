@@ -86,7 +86,7 @@ class Copy:
         return Copy(folder)
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        quick = warm.environment_of(self.environment) | environment
+        quick = warm.environment_of(self.environment | environment)
         done = subprocess.run(command, cwd=self.folder, env=quick, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -111,8 +111,8 @@ def test_without_results_the_command_says_what_to_run(workspace):
         "ipt: notebooks/01_data_and_degradations.py: data/prepared/train/index.csv does not exist"
     )
     shutil.rmtree("notebooks")
-    done = subprocess.run([sys.executable, "-m", "instruct_ipt", "notebooks"], capture_output=True, text=True)
-    assert done.returncode == 2 and "has no notebooks" in done.stderr
+    with pytest.raises(InputError, match="has no notebooks"):
+        list(execute_all())
 
 
 def test_the_root_is_found_from_below_and_missed_outside(workspace, monkeypatch, tmp_path_factory):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -29,10 +29,10 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def start(copy: Copy, *command: str) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own."""
+def start(copy: Copy, *command: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own; in the copy's environment where none is given."""
     return subprocess.Popen(
-        command, cwd=copy.folder, env=copy.environment, start_new_session=True, text=True,
+        command, cwd=copy.folder, env=environment or copy.environment, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 

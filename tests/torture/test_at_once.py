@@ -13,6 +13,7 @@ import pytest
 from instruct_ipt.errors import InputError
 from instruct_ipt.exclusive import alone
 from instruct_ipt.paths import SCRATCH
+from tests import warm
 from tests.replication import Copy
 
 from .killing import digests, start
@@ -34,14 +35,25 @@ def copy(replication: Copy, tmp_path: Path) -> Copy:
     return made
 
 
-def both(copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: Path) -> tuple[int, str, int, str]:
-    """Start ``second`` once ``begun`` exists; exit code and words of each."""
-    one = start(copy, *first)
+def both(
+    copy: Copy, first: tuple[str, ...], second: tuple[str, ...], begun: Path, quick: tuple[bool, bool] = (False, False)
+) -> tuple[int, str, int, str]:
+    """Start ``second`` once ``begun`` exists; exit code and words of each.
+
+    Args:
+        copy: where.
+        first: a command.
+        second: a command.
+        begun: made by the first one.
+        quick: which of the two start quickly: nothing is killed here, so they may.
+    """
+    environments = [warm.environment_of(copy.environment) if it else copy.environment for it in quick]
+    one = start(copy, *first, environment=environments[0])
     deadline = time.monotonic() + 60
     while not (copy.folder / begun).exists() and one.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert one.poll() is None, one.communicate()[0]
-    other = start(copy, *second)
+    other = start(copy, *second, environment=environments[1])
     said_second = other.communicate(timeout=300)[0]
     said_first = one.communicate(timeout=300)[0]
     return one.returncode, said_first, other.returncode, said_second
@@ -51,7 +63,7 @@ def test_two_trainings_of_one_cell(copy: Copy, tally: Tally) -> None:
     """Two trainings of one cell at once: one works, the other says who is at it."""
     begun = SCRATCH / "locks"
     shutil.rmtree(copy.folder / begun)
-    first, _, second, said = both(copy, CELL, CELL, begun)
+    first, _, second, said = both(copy, CELL, CELL, begun, quick=(True, True))
     assert (first, second) == (0, 2), said
     assert said.count("\n") == 1 and "cell smoke/rank/constant-2/seed-0 is being made by process" in said
     tally.add("pairs")
@@ -88,7 +100,7 @@ def test_two_snakemake(copy: Copy, tally: Tally) -> None:
 def test_the_bridge_does_not_break_the_lock_of_a_snakemake_that_works(copy: Copy, tally: Tally) -> None:
     """`dvc repro` while `snakemake` works on the grid: the stage says so and leaves its lock alone."""
     (copy.folder / LOG).unlink()
-    first, said_first, second, said = both(copy, SNAKEMAKE, ("ipt", "ablations"), LOG)
+    first, said_first, second, said = both(copy, SNAKEMAKE, ("ipt", "ablations"), LOG, quick=(False, True))
     assert first == 0, said_first
     assert second == 2 and "is working on the grid" in said and said.count("\n") == 1, said
     tally.add("pairs")

@@ -79,6 +79,7 @@ class Training:
 
 
 DOUBLE = Stream(np.float64)
+STAGED = (Phase(5, True, False), Phase(5, True, True))
 TRAININGS = {
     # Five samples: every task is in one process only.
     "synchronous": Training(stream=DOUBLE, settings={"batch_per_task": 1, "task_weights": EVEN, "clip": 0.01}),
@@ -89,8 +90,9 @@ TRAININGS = {
     "poisoned": Training(stream=Stream(np.float64, range(2, 3))),
     "diverged": Training("shared", Stream(poisoned=range(2, 40)), {"checkpoint_every": 100}, (Phase(40, True, False),)),
     "crowded": Training(settings={"batch_per_task": 1}, phases=(Phase(2, True, True, ("dehaze",)),)),
-    "staged": Training(phases=(Phase(5, True, False), Phase(5, True, True))),
-    "killed": Training(stream=Stream(deadly=9), phases=(Phase(5, True, False), Phase(5, True, True))),
+    "staged": Training(phases=STAGED),
+    "killed": Training(stream=Stream(deadly=9), phases=STAGED),
+    "resumed": Training(phases=STAGED),
 }
 
 

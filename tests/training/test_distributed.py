@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from instruct_ipt.tasks import TASKS
 from instruct_ipt.training import distributed
 from instruct_ipt.training.checkpoint import Checkpoints
 from tests.helpers import stream
+from tests.torture import workplaces
 from tests.training import runs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,13 +47,39 @@ def outcome(folder: Path, name: str) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)]
 
 
+@dataclass(frozen=True)
+class Killed:
+    """What two processes left of which one was killed.
+
+    Attributes:
+        done: how they ended.
+        folder: where they worked.
+        left: names in it.
+        resumable: whether a checkpoint is among that.
+    """
+
+    done: subprocess.CompletedProcess[str]
+    folder: Path
+    left: list[str]
+    resumable: bool
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory) -> Path:
-    """The folder of one start of two processes that went through all of `TOGETHER`."""
+def killed(tmp_path_factory) -> Killed:
+    """As it was before anybody went on from there."""
     folder = tmp_path_factory.mktemp("together")
-    done = torchrun("tests.training.runs", str(folder), *TOGETHER, "gradients")
+    done = torchrun("tests.training.runs", str(folder), "killed")
+    left = [path.name for path in folder.iterdir()]
+    return Killed(done, folder, left, Checkpoints(folder / "checkpoints-0").latest() is not None)
+
+
+@pytest.fixture(scope="module")
+def together(killed) -> Path:
+    """The folder of one start of two processes that went on after a kill, and then through all of `TOGETHER`."""
+    # Whoever is first finds the checkpoints of the killed ones; each training removes its own.
+    done = torchrun("tests.training.runs", str(killed.folder), "resumed", *TOGETHER, "gradients")
     assert done.returncode == 0, done.stderr
-    return folder
+    return killed.folder
 
 
 def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: float) -> None:
@@ -115,14 +143,10 @@ def test_only_the_first_process_validates_observes_shows_and_writes(together):
     assert not list(together.glob("checkpoints-*")), "finished runs leave no checkpoints"
 
 
-def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(together, tmp_path):
-    died = torchrun("tests.training.runs", str(tmp_path), "killed")
-    assert died.returncode != 0 and "SIGKILL" in died.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints-0"]
-    assert Checkpoints(tmp_path / "checkpoints-0").latest() is not None
-    resumed = torchrun("tests.training.runs", str(tmp_path), "staged")
-    assert resumed.returncode == 0, resumed.stderr
-    for whole, again in zip(outcome(together, "staged"), outcome(tmp_path, "staged"), strict=True):
+def test_a_killed_run_ends_with_the_same_bits_as_one_never_killed(together, killed):
+    assert killed.done.returncode != 0 and "SIGKILL" in killed.done.stderr
+    assert killed.left == ["checkpoints-0"] and killed.resumable
+    for whole, again in zip(outcome(together, "staged"), outcome(together, "resumed"), strict=True):
         assert_close(whole["weights"], again["weights"], 0.0)
         assert whole["history"] == again["history"]
         assert again["validated"] < whole["validated"] or not whole["validated"], "it did not start over"
@@ -160,10 +184,12 @@ def files(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_stage_under_torchrun(workspace, monkeypatch):
+def test_a_stage_under_torchrun(tmp_path, monkeypatch):
     """`torchrun -m instruct_ipt train-shared` leaves what `ipt train-shared` leaves; what does not train is refused."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    shutil.copytree(ROOT / "data/catalogue", workspace / "data/catalogue")
+    workspace = tmp_path / "work"
+    workplaces.workspace(workspace)
+    monkeypatch.chdir(workspace)
     for name in ("fetch", "prepare", "train_shared"):
         pipeline.run_stage(name)
     from safetensors.torch import load_file
@@ -178,9 +204,9 @@ def test_a_stage_under_torchrun(workspace, monkeypatch):
     assert pipeline.staleness(STAGES["train_shared"], load()) == []
     assert_close(load_file(folder / "weights.safetensors"), expected, 1e-3)
     np.testing.assert_allclose(runs_history(folder), history, rtol=1e-3)
-    refused = torchrun("instruct_ipt", "sensitivity", cwd=workspace)
-    assert refused.returncode and "ipt: `ipt sensitivity` does not train and runs in one process" in refused.stderr
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    with pytest.raises(InputError, match="^`ipt sensitivity` does not train and runs in one process"):
+        pipeline.run_stage("sensitivity")
     with pytest.raises(InputError, match="ipt cell"):
         pipeline.run_cell("strategy", "synchronous", 0)
 
