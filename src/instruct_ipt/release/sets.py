@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from instruct_ipt.tasks import TASKS
 LEVEL = "benchmark"
 # Clean test images, and the tasks whose damage on them is real or others' elsewhere; snow is ours in any case.
 CLEAN, OURS = SNOW_TEST, ("deblur", "derain", "dehaze")
-FOLDER = SCRATCH / "scores"
 
 
 def degradation_of(weights: Path) -> DegradationParams:
@@ -58,15 +59,22 @@ def indexed_images(degradation: DegradationParams, ours: bool = False) -> Path:
         InputError: a set is not there; the line says how to fetch it.
     """
     found = [scene for dataset in select(load_catalogue(), LEVEL) for scene in scenes(dataset, RAW)]
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    index = Index(FOLDER, FOLDER)
+    folder = _own_folder()
+    index = Index(folder, folder)
     add_test_images(index, found, degradation)
     for scene in found if ours else ():
         if scene.dataset == CLEAN and scene.target is not None:
             _damage(index, scene.name, scene.target, degradation)
     index.write()
-    return FOLDER
+    return folder
+
+
+def _own_folder() -> Path:
+    """A folder of this process alone, gone when it ends: scores, gallery and comparison may run at the same time."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="scored-", dir=SCRATCH))
+    atexit.register(shutil.rmtree, folder.absolute(), ignore_errors=True)
+    return folder
 
 
 def _damage(index: Index, name: str, target: Path, degradation: DegradationParams) -> None:
