@@ -107,6 +107,7 @@ class BlurParams(Section):
     support: OddRange
     anxiety: SizeRange
     gamma: Positive
+    noise: SizeRange = (0.0, 0.0)  # packs released before it was thought of do not name it
 
 
 class RainParams(Section):

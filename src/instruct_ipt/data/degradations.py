@@ -163,7 +163,10 @@ def _convolve_mirrored(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _deblur(image: np.ndarray, rng: np.random.Generator, settings: Any) -> np.ndarray:
     low, high = settings.support
     support = int(rng.integers(low // 2, high // 2 + 1)) * 2 + 1
-    return blur(image, camera_shake_kernel(rng, support, _draw(rng, settings.anxiety)), settings.gamma)
+    blurred = blur(image, camera_shake_kernel(rng, support, _draw(rng, settings.anxiety)), settings.gamma)
+    # The sensor's, after the shutter. A network that never saw it takes the inverse of the blur for the answer, which
+    # blows up what noise and compression a real photograph has.
+    return add_noise(blurred, rng, _draw(rng, settings.noise))
 
 
 # --- rain and snow share one idea: particles laid over each other, each of them white and partly transparent
