@@ -35,7 +35,7 @@ from instruct_ipt.tasks import TASKS
 def settings() -> SimpleNamespace:
     return SimpleNamespace(
         denoise=SimpleNamespace(sigma=[15.0, 25.0, 50.0]),
-        deblur=SimpleNamespace(support=[9, 21], anxiety=[0.3, 2.5], gamma=2.2),
+        deblur=SimpleNamespace(support=[9, 21], anxiety=[0.3, 2.5], gamma=2.2, noise=[0.0, 0.0]),
         derain=SimpleNamespace(
             length=[8, 44],
             angle=[-30, 30],
@@ -184,6 +184,14 @@ def test_blur_leaves_a_constant_image_as_it_is(shape: tuple[int, int], settings:
     for value in (0.0, 0.3, 1.0):
         clean = np.full((*shape, 3), value, np.float32)
         np.testing.assert_allclose(degrade("deblur", clean, _rng(), settings), clean, atol=1e-4)
+
+
+def test_the_noise_of_the_sensor_comes_after_the_blur(settings: SimpleNamespace) -> None:
+    """White, of the level that was asked for, and on a flat image all that there is."""
+    settings.deblur.noise = [4.0, 4.0]
+    noise = degrade("deblur", np.full((90, 90, 3), 0.5, np.float32), _rng(), settings) - 0.5
+    assert noise.std() * 255 == pytest.approx(4, rel=0.03) and abs(noise.mean()) < 1e-3
+    assert abs((noise[1:] * noise[:-1]).mean()) < 0.05 * noise.var(), "neighbours know nothing of each other"
 
 
 # --- rain and snow
