@@ -44,6 +44,8 @@ class Batch:
     target: np.ndarray
     task: np.ndarray
     names: tuple[str, ...] = ()
+
+
 # Task -> how often a real pair is made a milder one: the mean of a hazy and a clear photograph is the same scene behind
 # less of the same haze, by its law. The public pairs are dense, and few.
 MILDER: Mapping[str, float] = MappingProxyType({"dehaze": 0.5})
