@@ -24,7 +24,7 @@ from instruct_ipt.stage_table import STAGES
 from instruct_ipt.tasks import TASKS
 from tests import warm
 from tests.replication import Copy
-from tests.stored import Shown, shown
+from tests.stored import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.pipeline
@@ -33,14 +33,6 @@ pytestmark = pytest.mark.pipeline
 @pytest.fixture(scope="module")
 def study(replication, tmp_path_factory) -> Copy:
     return replication.copied(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def live(study) -> dict[tuple[str, str], Shown]:
-    """What the store shows that was tracked while the stages ran; read once, for a run is many questions."""
-    # DVC took results of earlier runs from its cache; the store has these runs and learns that they are current again.
-    assert study.run("ipt", "mlflow-sync").stdout == "0 runs added\n"
-    return shown(f"sqlite:///{study.folder / 'mlflow.db'}")
 
 
 def test_every_output_and_record_is_there(study):
@@ -304,10 +296,11 @@ def test_choices_are_made_without_the_test_images(study):
     assert [(study.folder / file).read_bytes() for file in files] == before
 
 
-def test_runs_are_in_mlflow_with_parameters_curves_and_pictures(live):
-    runs = {name: run for (_, name), run in live.items()}
+def test_runs_are_in_mlflow_with_parameters_curves_and_pictures(study):
+    found = shown(f"sqlite:///{study.folder / 'mlflow.db'}")
+    runs = {name: run for (_, name), run in found.items()}
     assert {name.replace("_", " ") for name in STAGES} <= set(runs)
-    assert ("instruct-ipt/smoke/rank", "constant-2 seed 0") in live and "modulation seed 0" in runs
+    assert ("instruct-ipt/smoke/rank", "constant-2 seed 0") in found and "modulation seed 0" in runs
     run = runs["train modulation"]
     assert run.params["modulation.value"] == "4.0" and run.tags["method"] == "modulation"
     for task in TASKS:
@@ -316,8 +309,11 @@ def test_runs_are_in_mlflow_with_parameters_curves_and_pictures(live):
     assert "figures/fig2_rank.png" in runs["figures"].artifacts
 
 
-def test_the_store_can_be_rebuilt_from_files(study, live):
+def test_the_store_can_be_rebuilt_from_files(study):
     """The rebuilt view is the live one, but for what only the computing machine knew."""
+    # DVC took results of earlier runs from its cache; the store has these runs and learns that they are current again.
+    assert study.run("ipt", "mlflow-sync").stdout == "0 runs added\n"
+    live = shown(f"sqlite:///{study.folder / 'mlflow.db'}")
     store = f"sqlite:///{study.folder / 'rebuilt.db'}"
     first = study.run("ipt", "mlflow-sync", MLFLOW_TRACKING_URI=store).stdout
     assert int(first.split()[0]) >= len(STAGES)
@@ -325,6 +321,8 @@ def test_the_store_can_be_rebuilt_from_files(study, live):
     assert set(rebuilt) == set(live)
     for key, run in live.items():
         assert run.rebuilt() == rebuilt[key].rebuilt(), key
+    assert study.run("ipt", "mlflow-sync", MLFLOW_TRACKING_URI=store).stdout == "0 runs added\n"
+    assert shown(store) == rebuilt
 
 
 def test_losing_the_tracking_store_changes_no_output(study):
