@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "classical": {"data", "evaluation"},
     # Above the stages: it trains and scores by them.
     "release": {"modulation", "data", "training", "evaluation", "restoration", "classical", "report", "stages",
-                "pipeline", "params", "provenance", "runs", "tracking", "exclusive"},
+                "pipeline", "params", "provenance", "runs", "tracking", "exclusive", "marks"},
     "stages": {"backbone", "modulation", "adaptation", "data", "training", "analysis", "evaluation", "report",
                "instruction", "restoration", "diffusion", "provenance", "params", "tracking"},
 }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.snapshot import END, START, snapshot
+from instruct_ipt.snapshot import MARKS, snapshot
 from instruct_ipt.summary import gains
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_number_of_the_results_block_comes_from_the_kept_benchmark():
-    block = README.partition(START)[2].partition(END)[0]
+    block = README.partition(MARKS.begin)[2].partition(MARKS.end)[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")
     ]
@@ -49,7 +49,9 @@ def test_named_commands_exist():
 
 
 def test_a_snapshot_without_results_says_what_to_do(workspace):
-    Path("README.md").write_text(f"{START}\n{END}\n", encoding="utf-8")
+    Path("README.md").write_text(f"{MARKS.begin}\n{MARKS.end}\n", encoding="utf-8")
     with pytest.raises(InputError, match="benchmark.csv does not exist; `make repro`"):
         snapshot()
-    assert Path("README.md").read_text(encoding="utf-8") == f"{START}\n{END}\n" and not Path("docs").exists()
+    assert (
+        Path("README.md").read_text(encoding="utf-8") == f"{MARKS.begin}\n{MARKS.end}\n" and not Path("docs").exists()
+    )

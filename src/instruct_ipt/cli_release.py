@@ -72,7 +72,8 @@ def side_by_side(
     table = module.compute(method or (), dataset or ())
     table = table if before is None else module.merged(before, table)
     write_whole(output, table.to_csv(index=False, lineterminator="\n").encode())
-    module.MARKS.fill(page, module.as_markdown(table))
+    if module.MARKS.in_page(page):
+        module.MARKS.fill(page, module.as_markdown(table))
     print(module.as_markdown(table), end="")
     print(output)
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from instruct_ipt.disk import naming, write_whole
+from instruct_ipt.disk import naming
 from instruct_ipt.errors import InputError
+from instruct_ipt.marks import Marks
 from instruct_ipt.params import Params, load
 from instruct_ipt.paths import ABLATIONS, FIGURES, RESULTS, RUNTIME, SELECTION, TABLES
 from instruct_ipt.report.study_tables import read_cell_images, read_cells, table01, table09
@@ -20,7 +21,7 @@ from instruct_ipt.stage_table import STAGES
 from instruct_ipt.stages._cells import cells_of
 from instruct_ipt.summary import gains
 
-START, END = "<!-- results: written by `ipt snapshot` -->", "<!-- /results -->"
+MARKS = Marks("<!-- results: written by `ipt snapshot` -->", "<!-- /results -->")
 README_PROFILE = "quick"
 RESULT_FILES = ("benchmark.csv", "claims.csv", "sensitivity_agreement.csv", "task_conflict.csv")
 PICTURES = ("fig4_comparison", "fig5_diffusion", "fig2_rank", "fig_pareto", "fig_task_gap", "data_degradations")
@@ -57,7 +58,7 @@ def snapshot(readme: Path = Path("README.md"), grid: bool = False) -> Path:
             folder.mkdir(exist_ok=True)
             # All is written before the first earlier file goes.
             if profile == README_PROFILE and not grid:
-                _replace_block(readme, f"{START}\n{_results(profile)}\n{END}")
+                MARKS.fill(readme, f"{_results(profile)}\n")
             for made in sorted(scratch.iterdir()):
                 os.replace(made, folder / made.name)
     finally:
@@ -156,14 +157,6 @@ def _together(rows: list[dict[str, str]]) -> dict[str, str]:
     """The last of some rows with the sum of their times and their largest memory."""
     seconds, peak = sum(float(row["seconds"]) for row in rows), max(int(row["peak_mib"]) for row in rows)
     return rows[-1] | {"seconds": f"{seconds:.1f}", "peak_mib": str(peak)}
-
-
-def _replace_block(readme: Path, block: str) -> None:
-    text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise InputError(f"{readme} has no block between {START} and {END}; put the two lines where the results belong")
-    before, _, rest = text.partition(START)
-    write_whole(readme, (before + block + rest.partition(END)[2]).encode())
 
 
 def _small_jpeg(path: Path) -> bytes:

@@ -202,8 +202,10 @@ def test_a_method_can_be_scored_later_and_takes_its_place(trained):
     rain = list(found.query("dataset == 'Rain100L'").method)
     assert rain == [name for name in before.query("dataset == 'Rain100L'").method], "in its old place"
     assert "| experts | 4 | " in done.stdout and " |  | " in done.stdout
-    wrong = ipt(trained, "side-by-side", "-o", "later.csv", "--method", "none")
-    assert wrong.returncode == 2 and "no such method" in wrong.stderr
+    wrong = ipt(trained, "side-by-side", "-o", "later.csv", "--dataset", "Rain100L", "--dataset", "CBSD68")
+    assert wrong.returncode == 2 and "--dataset 'CBSD68': there is none; known: CBSD68-deblur, " in wrong.stderr
+    wrong = ipt(trained, "side-by-side", "-o", "later.csv", "--method", "experts", "--method", "none")
+    assert wrong.returncode == 2 and "--method 'none': there is none; known: " in wrong.stderr
 
 
 def test_a_damaged_table_is_one_line(trained):

@@ -90,11 +90,11 @@ def test_every_set_gains_on_the_mean_but_those_that_are_known_not_to(recorded):
 
 def test_the_card_and_the_page_show_the_recorded_numbers(recorded, compared):
     card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
-    assert f"{scores.MARKS.begin}\n{scores.as_markdown(recorded)}{scores.MARKS.end}" in card
+    assert scores.MARKS.around(scores.as_markdown(recorded)) in card
     share = size(*PACKS) / size(WEIGHTS / "backbone.safetensors")
     assert f"{size(*PACKS, WEIGHTS / 'backbone.safetensors') / 1e6:.2f} MB" in card and f"{share:.0%}" in card
     page = (ROOT / "docs/release.md").read_text(encoding="utf-8")
-    assert f"{side_by_side.MARKS.begin}\n{side_by_side.as_markdown(compared)}{side_by_side.MARKS.end}" in page
+    assert side_by_side.MARKS.around(side_by_side.as_markdown(compared)) in page
 
 
 def test_every_arm_had_the_same_steps_and_no_method_other_images(compared):

@@ -204,9 +204,9 @@ def test_a_stage_under_torchrun(tmp_path, monkeypatch):
     assert pipeline.staleness(STAGES["train_shared"], load()) == []
     assert_close(load_file(folder / "weights.safetensors"), expected, 1e-3)
     np.testing.assert_allclose(runs_history(folder), history, rtol=1e-3)
+    refused = torchrun("instruct_ipt", "sensitivity", cwd=workspace)
+    assert refused.returncode and "ipt: `ipt sensitivity` does not train and runs in one process" in refused.stderr
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
-    with pytest.raises(InputError, match="^`ipt sensitivity` does not train and runs in one process"):
-        pipeline.run_stage("sensitivity")
     with pytest.raises(InputError, match="ipt cell"):
         pipeline.run_cell("strategy", "synchronous", 0)
 

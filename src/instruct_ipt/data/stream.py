@@ -24,6 +24,9 @@ Plan = Sequence[tuple[int, int, Mapping[str, int]]]
 # dense it is shows in the whole scene, of which a patch at full size holds a corner. Rain, snow, noise and blur have a
 # size of their own in pixels.
 SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
+# Task -> how often a real pair is made a milder one: the mean of a hazy and a clear photograph is the same scene behind
+# less of the same haze, by its law. The public pairs are dense, and few.
+MILDER: Mapping[str, float] = MappingProxyType({"dehaze": 0.5})
 _KILLED = (
     "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
     "in params.yaml (0 needs no process) and start again: training resumes where it was"
@@ -44,11 +47,6 @@ class Batch:
     target: np.ndarray
     task: np.ndarray
     names: tuple[str, ...] = ()
-
-
-# Task -> how often a real pair is made a milder one: the mean of a hazy and a clear photograph is the same scene behind
-# less of the same haze, by its law. The public pairs are dense, and few.
-MILDER: Mapping[str, float] = MappingProxyType({"dehaze": 0.5})
 
 
 class PatchStream:

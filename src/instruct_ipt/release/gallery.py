@@ -20,7 +20,7 @@ from instruct_ipt.evaluation.validation import middle_level
 from instruct_ipt.params import DegradationParams
 from instruct_ipt.progress import progress
 from instruct_ipt.release.scores import INPUT, TOLD, Restoring
-from instruct_ipt.release.sets import degradation_of, indexed_images
+from instruct_ipt.release.sets import degradation_of, indexed_images, without_level
 from instruct_ipt.report.html import write_html
 from instruct_ipt.restoration.files import in_a_row
 from instruct_ipt.tasks import TASKS
@@ -56,7 +56,7 @@ def with_failures(listed: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
         listed: from `choose`.
         images: scores of every image, from `ipt scores --images`.
     """
-    scored = images[images.protocol == images.protocol.iloc[0]].assign(dataset=images.dataset.map(_without_level))
+    scored = images[images.protocol == images.protocol.iloc[0]].assign(dataset=images.dataset.map(without_level))
     wide = scored.pivot_table(index=["task", "dataset", "image"], columns="knowing", values="psnr", sort=False)
     gain = (wide[TOLD] - wide[INPUT]).rename("gain").reset_index()
     worst = gain.loc[gain.groupby(["task", "dataset"], sort=False).gain.idxmin()]
@@ -105,7 +105,7 @@ def render(weights: Path, out: Path) -> Path:
     listed = read_list()
     degradation = degradation_of(weights)
     root, release = indexed_images(degradation), Restoring(weights)
-    found = {(p.task, _without_level(p.dataset), p.name): p for p in _pairs(root, degradation, listed)}
+    found = {(p.task, without_level(p.dataset), p.name): p for p in _pairs(root, degradation, listed)}
     shown = []
     with progress("gallery", len(listed)) as advance:
         for done, row in enumerate(listed.itertuples(index=False), start=1):
@@ -146,8 +146,3 @@ def _pairs(root: Path, degradation: DegradationParams, listed: pd.DataFrame) -> 
         yield from pairs(root, "test", task, degradation, [middle], only=named)
     for row, image in pictures(root):
         yield Pair(row.task, row.dataset, row.name, image, image)
-
-
-def _without_level(dataset: str) -> str:
-    """`CBSD68` of `CBSD68-sigma25`."""
-    return dataset.partition("-sigma")[0]

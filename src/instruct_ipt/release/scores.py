@@ -14,8 +14,8 @@ from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.marks import Marks
 from instruct_ipt.progress import progress
-from instruct_ipt.release.marks import Marks
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.restoration import Restorer
 
@@ -135,7 +135,8 @@ def record(weights: Path, table: pd.DataFrame) -> None:
     Raises:
         InputError: the card has the beginning of that place and not its end.
     """
-    MARKS.fill(weights / CARD, as_markdown(table))
+    if MARKS.in_page(weights / CARD):
+        MARKS.fill(weights / CARD, as_markdown(table))
     write_whole(weights / SCORES, table.to_csv(index=False, lineterminator="\n").encode())
 
 

@@ -69,6 +69,11 @@ def indexed_images(degradation: DegradationParams, ours: bool = False) -> Path:
     return folder
 
 
+def without_level(dataset: str) -> str:
+    """`CBSD68` of `CBSD68-sigma25`: noise of each level is a set of its own."""
+    return dataset.partition("-sigma")[0]
+
+
 def _own_folder() -> Path:
     """A folder of this process alone, gone when it ends: scores, gallery and comparison may run at the same time."""
     SCRATCH.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ import torch
 
 from instruct_ipt import params as params_module
 from instruct_ipt.classical import available, choose
-from instruct_ipt.data.prepared import Pair, count, pairs, read_index
+from instruct_ipt.data.prepared import Pair, read_index
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import Restore, restore, score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
 from instruct_ipt.evaluation.validation import validation_pairs
+from instruct_ipt.marks import Marks
 from instruct_ipt.params import Params
 from instruct_ipt.paths import ARMS, PREPARED
 from instruct_ipt.pipeline import check_inputs
-from instruct_ipt.progress import Advance, progress
+from instruct_ipt.progress import progress
 from instruct_ipt.release.arms import NAMES, START, load
-from instruct_ipt.release.marks import Marks
 from instruct_ipt.release.sets import indexed_images
 from instruct_ipt.tasks import TASKS
 
@@ -81,21 +81,37 @@ def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.Dat
     configuration = params_module.load()
     check_inputs([(PREPARED / "manifest.json").as_posix()], configuration)
     torch.set_num_threads(configuration.training.threads)
+    _refuse_unknown("method", methods, {INPUT, *NAMES, *(method.name for method in available())})
     root = indexed_images(configuration.degradation, ours=True)
-    only = _images_of(root, datasets) if datasets else None
-    arms = _arms(configuration)
-    tables = []
-    with progress("side by side", len(only) if only else sum(count(root, "test").values())) as advance:
+    images = _images_of(root, configuration)
+    _refuse_unknown("dataset", datasets, images)
+    only = {image for name in datasets or images for image in images[name]}
+    trained = [Rival(INPUT, INPUT, lambda pair: pair.input), *_arms(configuration)]
+    reference = next((rival for rival in trained if rival.name == START), None)
+    tables, done = [], count(1)
+    with progress("side by side", len(only)) as advance:
         for task in TASKS:
-            everyone = [Rival(INPUT, INPUT, lambda pair: pair.input), *arms, *_classical(configuration, task, methods)]
-            rivals = [rival for rival in everyone if not methods or rival.name in methods]
-            rows = _scored(rivals, root, configuration, task, only, advance) if rivals else []
+            asked = [rival for rival in trained if rival.name in methods or not methods]
+            rivals = [*asked, *_classical(configuration, task, methods)]
+            methods_of = {rival.name: rival.restore for rival in rivals}
+            rows, timed = [], []
+            found = score_images(methods_of, root, configuration.degradation, [PROTOCOL], only=only, tasks=[task])
+            for pair, _, scores in found if rivals else ():
+                rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
+                timed += [pair] if len(timed) < _TIMED else []
+                advance(next(done), f"{pair.dataset} {pair.name}")
             if rows:
-                timed = list(islice(pairs(root, "test", task, configuration.degradation, only=only), _TIMED))
-                tables.append(_means(rows, rivals, _time_ratios(rivals, everyone, timed)))
+                tables.append(_means(rows, rivals, _time_ratios(rivals, reference, timed)))
     if not tables:
-        raise InputError("no such method, or no such set for it; `ipt side-by-side` without options scores all")
+        raise InputError(f"no set of these is for {', '.join(methods)}; `ipt side-by-side` without options scores all")
     return pd.concat(tables, ignore_index=True)
+
+
+def _refuse_unknown(option: str, given: Sequence[str], known: Collection[str]) -> None:
+    """InputError where a name is none of the known ones."""
+    for name in given:
+        if name not in known:
+            raise InputError(f"--{option} {name!r:.40}: there is none; known: {', '.join(sorted(known))}")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -124,29 +140,15 @@ def merged(before: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(keys, key=lambda column: column.map(orders[column.name]), kind="stable", ignore_index=True)
 
 
-def _images_of(root: Path, datasets: Sequence[str]) -> set[tuple[str, str, str]]:
-    """(task, dataset, name) of the test images of some sets; noise of each level is a set."""
-    rows = [row for row in read_index(root) if row.split == "test" and row.layout != "picture"]
-    return {
-        (row.task, name, row.name) for name in datasets for row in rows if row.dataset == name.partition("-sigma")[0]
-    }
-
-
-def _scored(
-    rivals: Sequence[Rival],
-    root: Path,
-    configuration: Params,
-    task: str,
-    only: set[tuple[str, str, str]] | None,
-    advance: Advance,
-) -> list[list[Any]]:
-    """Rows (task, dataset, method, psnr, ssim), one per image and method."""
-    methods, rows = {rival.name: rival.restore for rival in rivals}, []
-    found = score_images(methods, root, configuration.degradation, [PROTOCOL], only=only, tasks=[task])
-    for done, (pair, _, scores) in enumerate(found, start=1):
-        rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
-        advance(done, f"{pair.dataset} {pair.name}")
-    return rows
+def _images_of(root: Path, configuration: Params) -> dict[str, set[tuple[str, str, str]]]:
+    """Set -> its test images, as (task, set, name); noise of each level is a set of its own."""
+    levels = {"denoise": [f"-sigma{sigma:g}" for sigma in configuration.degradation.denoise.sigma]}
+    found: dict[str, set[tuple[str, str, str]]] = {}
+    for row in read_index(root):
+        if row.split == "test" and row.layout != "picture":
+            for level in levels.get(row.task, [""]):
+                found.setdefault(row.dataset + level, set()).add((row.task, row.dataset + level, row.name))
+    return found
 
 
 def _arms(configuration: Params) -> list[Rival]:
@@ -162,8 +164,9 @@ def _arms(configuration: Params) -> list[Rival]:
 
 
 def _classical(configuration: Params, task: str, methods: Sequence[str]) -> list[Rival]:
-    validation = list(validation_pairs(PREPARED, configuration.degradation, task))
-    asked = [method for method in available() if method.task == task and (not methods or method.name in methods)]
+    """The classical methods for a task, of some names or of any, each with the setting that validation chose."""
+    asked = [method for method in available() if method.task == task and (method.name in methods or not methods)]
+    validation = list(validation_pairs(PREPARED, configuration.degradation, task)) if asked else []
     found = [choose(method, validation) for method in asked]
     return [Rival(f.method.name, CLASSICAL, _on_input(f), setting=f.setting) for f in found]
 
@@ -172,9 +175,8 @@ def _on_input(apply: Callable[[np.ndarray], np.ndarray]) -> Restore:
     return lambda pair: apply(pair.input)
 
 
-def _time_ratios(rivals: Sequence[Rival], everyone: Sequence[Rival], shown: Sequence[Pair]) -> dict[str, float]:
-    """Method -> median over images and repeats of its time over the synchronous network's; empty without that arm."""
-    reference = next((rival for rival in everyone if rival.name == START), None)
+def _time_ratios(rivals: Sequence[Rival], reference: Rival | None, shown: Sequence[Pair]) -> dict[str, float]:
+    """Method -> median over images and repeats of its time over the reference's; empty without that."""
     if reference is None:
         return {}
     ratios: dict[str, list[float]] = {rival.name: [] for rival in rivals if rival.kind != INPUT}
