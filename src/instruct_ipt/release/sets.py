@@ -22,6 +22,7 @@ from instruct_ipt.tasks import TASKS
 LEVEL = "benchmark"
 # Clean test images, and the tasks whose damage on them is real or others' elsewhere; snow is ours in any case.
 CLEAN, OURS = SNOW_TEST, ("deblur", "derain", "dehaze")
+_PREFIX, _HELD = "scored", "held.lock"
 
 
 def degradation_of(weights: Path) -> DegradationParams:
@@ -75,11 +76,32 @@ def without_level(dataset: str) -> str:
 
 
 def _own_folder() -> Path:
-    """A folder of this process alone, gone when it ends: scores, gallery and comparison may run at the same time."""
+    """A folder of this process alone, gone when it ends: scores, gallery and comparison may run at the same time.
+
+    A lock in it ends with its process, however that ends; the folder of one that was killed goes with the next call.
+    """
+    from filelock import FileLock
+
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="scored-", dir=SCRATCH))
-    atexit.register(shutil.rmtree, folder.absolute(), ignore_errors=True)
-    return folder
+    with FileLock(SCRATCH / f"{_PREFIX}.lock"):
+        for left in SCRATCH.glob(f"{_PREFIX}-*/{_HELD}"):
+            _remove_unless_held(left)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-", dir=SCRATCH)).absolute()
+        held = FileLock(folder / _HELD)
+        held.acquire()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(held.release)
+    return folder.relative_to(Path.cwd())
+
+
+def _remove_unless_held(lock: Path) -> None:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    except Timeout:
+        return
 
 
 def _damage(index: Index, name: str, target: Path, degradation: DegradationParams) -> None:
