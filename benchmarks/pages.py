@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-END = "<!-- /measured -->"
+from instruct_ipt.disk import write_whole
+from instruct_ipt.marks import Marks
 
 
 def filled(text: str, command: str, block: str) -> str:
-    """`text` with the block of figures that `command` writes replaced."""
-    start = f"<!-- measured: written by `{command}` -->"
-    before, _, rest = text.partition(start)
-    return f"{before}{start}\n{block}\n{END}{rest.partition(END)[2]}"
+    """`text` with the block of figures that `command` writes replaced.
+
+    Raises:
+        ValueError: `text` has no place for it.
+    """
+    marks = Marks(f"<!-- measured: written by `{command}` -->", "<!-- /measured -->")
+    page = marks.filled(text, f"{block}\n")
+    if page is None:
+        raise ValueError(f"the page lacks {marks.begin} and {marks.end}; put the two lines where the figures belong")
+    return page
 
 
 def write(path: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text.encode())

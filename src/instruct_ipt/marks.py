@@ -28,6 +28,12 @@ class Marks:
         """Whether the page is there and has a place for the block."""
         return page.is_file() and self.begin in page.read_text(encoding="utf-8")
 
+    def filled(self, text: str, block: str) -> str | None:
+        """`text` with what stands between the lines replaced by `block`; None without the lines."""
+        before, begin, rest = text.partition(self.begin)
+        _, end, after = rest.partition(self.end)
+        return before + self.around(block) + after if begin and end else None
+
     def fill(self, page: Path, block: str) -> None:
         """Replace what stands between the lines.
 
@@ -38,10 +44,9 @@ class Marks:
         Raises:
             InputError: a line is missing.
         """
-        before, begin, rest = page.read_text(encoding="utf-8").partition(self.begin)
-        _, end, after = rest.partition(self.end)
-        if not (begin and end):
+        text = self.filled(page.read_text(encoding="utf-8"), block)
+        if text is None:
             raise InputError(
                 f"{page} has no block between {self.begin} and {self.end}; put the two lines where the block belongs"
             )
-        write_whole(page, (before + self.around(block) + after).encode())
+        write_whole(page, text.encode())
