@@ -22,7 +22,10 @@ _Output = Annotated[
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Another seed gives another filling.")]
 _Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Passes of the sampler.")]
-_Weights = Annotated[Path | None, typer.Option(help="Folder of a denoiser; default: models/diffusion.")]
+_Weights = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a denoiser; default: models/diffusion, which `dvc repro train_diffusion` makes."),
+]
 _Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 Work = Callable[["Painter", "Picture", "Progress"], "tuple[Picture, Painted]"]

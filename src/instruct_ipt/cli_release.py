@@ -30,10 +30,11 @@ def scores(
     """
     from instruct_ipt.disk import write_whole
     from instruct_ipt.release import scores as module
-    from instruct_ipt.restoration.weights import find_weights
+    from instruct_ipt.restoration.weights import CARD, SCORE_MARKS, find_weights
 
     folder = weights or find_weights()
     recorded = None if record else module.read_recorded(folder)
+    in_card = record and SCORE_MARKS.in_page(folder / CARD)
     found = module.compute(folder)
     table = module.means(found)
     print(module.as_markdown(table), end="")
@@ -41,7 +42,8 @@ def scores(
         write_whole(images, found.round({"psnr": 4, "ssim": 5}).to_csv(index=False, lineterminator="\n").encode())
     if recorded is None:
         module.record(folder, table)
-        print(f"recorded in {folder / module.SCORES}")
+        card = folder / CARD
+        print(f"recorded in {folder / module.SCORES}{f' and {card}' if in_card else f'; {card} has no place for them'}")
         return
     wrong = module.differences(table, recorded)
     for line in wrong:
@@ -69,29 +71,37 @@ def side_by_side(
     from instruct_ipt.release import side_by_side as module
 
     before = module.read(output) if (method or dataset) and output.is_file() else None
+    in_page = module.MARKS.in_page(page)
     table = module.compute(method or (), dataset or ())
     table = table if before is None else module.merged(before, table)
     write_whole(output, table.to_csv(index=False, lineterminator="\n").encode())
-    if module.MARKS.in_page(page):
+    if in_page:
         module.MARKS.fill(page, module.as_markdown(table))
     print(module.as_markdown(table), end="")
-    print(output)
+    print(f"{output}{f' and {page}' if in_page else f'; {page} has no place for the table'}")
 
 
 def gallery(
     weights: Annotated[Path | None, _WEIGHTS] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to.")] = Path("gallery"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")] = Path(
+        "gallery"
+    ),
     choose: Annotated[bool, typer.Option("--choose", help="Write the list of images instead, by its rule.")] = False,
     images: Annotated[Path | None, typer.Option(help="With --choose: CSV of `ipt scores --images`.")] = None,
 ) -> None:
     """Show listed benchmark photographs restored."""
+    from instruct_ipt.errors import InputError
     from instruct_ipt.release import gallery as module
+    from instruct_ipt.release.scores import read_images
     from instruct_ipt.release.sets import degradation_of, indexed_images
     from instruct_ipt.restoration.weights import find_weights
 
+    if images is not None and not choose:
+        raise InputError("--images says what to add to the list; it needs --choose")
     folder = weights or find_weights()
     if choose:
-        listed = module.write_list(indexed_images(degradation_of(folder)), images)
+        scored, degradation = None if images is None else read_images(images), degradation_of(folder)
+        listed = module.write_list(indexed_images(degradation), degradation, scored)
         print(f"{module.LIST}: {len(listed)} images")
         return
     print(module.render(folder, output))

@@ -28,7 +28,9 @@ def restore(
     instruction: Annotated[
         str | None, typer.Option("--instruction", "-i", help="What to do, in words; --task wins over it.")
     ] = None,
-    strength: Annotated[float | None, typer.Option(help="How much of it, 0 to 1.5; default: as told, or 1.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of it, 0 to 1.5; default: what the sentence says, else 1.")
+    ] = None,
     tile: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; 0: the whole image at once.")] = None,
     format: Annotated[str | None, typer.Option(help="png, jpeg, webp or tiff; default: what came in.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of `ipt release` or of a replication's models.")] = None,

@@ -25,24 +25,25 @@ WeightsOption = Annotated[
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Of the task: letters, digits, - and _.")],
+    name: Annotated[str, typer.Argument(help="Name of the new task: letters, digits, - and _.")],
     given: Annotated[Path | None, typer.Option("--input", help="Folder of degraded images.")] = None,
     target: Annotated[Path | None, typer.Option(help="Folder of clean images; of the same names with --input.")] = None,
     degradation: Annotated[
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Damage for clean images, in place of --input.")
     ] = None,
     weights: WeightsOption = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 600,
-    rank: Annotated[int | None, typer.Option(min=1, help="Of the bias; default: that of the other tasks.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the new bias; default: that of the other tasks.")
+    ] = None,
     patch: Annotated[int, typer.Option(min=16, help="Side of the training patches in pixels.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Patches per step.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first values and the patches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and of the patches.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a task of your own of this name.")] = False,
 ) -> None:
     """Train a bias for a new task on the frozen network.
 
-    The pack, NAME.safetensors, stands beside the others, and `ipt restore --task NAME` takes it at once. A replication
-    is written as a release (`weights/`) first.
+    The pack, NAME.safetensors, stands beside the others, and `ipt restore --task NAME` takes it from then on.
     """
     from instruct_ipt.own import Settings, add_task
 

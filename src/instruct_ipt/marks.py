@@ -25,8 +25,15 @@ class Marks:
         return f"{self.begin}\n{block}{self.end}"
 
     def in_page(self, page: Path) -> bool:
-        """Whether the page is there and has a place for the block."""
-        return page.is_file() and self.begin in page.read_text(encoding="utf-8")
+        """Whether the page is there and has a place for the block.
+
+        Raises:
+            InputError: the place has a beginning and no end.
+        """
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        if self.begin in text and self.filled(text, "") is None:
+            raise self._broken(page)
+        return self.begin in text
 
     def filled(self, text: str, block: str) -> str | None:
         """`text` with what stands between the lines replaced by `block`; None without the lines."""
@@ -46,7 +53,10 @@ class Marks:
         """
         text = self.filled(page.read_text(encoding="utf-8"), block)
         if text is None:
-            raise InputError(
-                f"{page} has no block between {self.begin} and {self.end}; put the two lines where the block belongs"
-            )
+            raise self._broken(page)
         write_whole(page, text.encode())
+
+    def _broken(self, page: Path) -> InputError:
+        return InputError(
+            f"{page} has no block between {self.begin} and {self.end}; put the two lines where the block belongs"
+        )

@@ -84,14 +84,14 @@ _ALL: tuple[Stage, ...] = (
         "experts", "experts", (*_TRAINING, "experts"), (_PREPARED, "models/shared/manifest.json"), ("models/experts",),
         "Fine-tune the shared network per task.",
     ),
-    _training("full", ("rank",), (_SELECTION,), "Train backbone and unfactored biases at once."),
+    _training("full", ("rank",), (_SELECTION,), "Train backbone and unfactored biases together."),
     Stage(
         "rank", "rank", ("seed", "degradation", "backbone", "training", "rank"),
         (_PREPARED, _SELECTION, *(f"models/{arm}/manifest.json" for arm in ("shared", "full", "experts"))),
         ("results/rank_energy.csv", "results/rank_effective.csv", "results/rank_strategy.csv"),
         "PCA rank analysis of biases and deltas.",
     ),
-    _training("modulation", ("modulation",), (_SELECTION,), "Train backbone and low-rank biases at once."),
+    _training("modulation", ("modulation",), (_SELECTION,), "Train backbone and low-rank biases together."),
     _training("film", ("modulation",), (_SELECTION,), "Train the rival FiLM at an equal budget."),
     Stage(
         "evaluate", "evaluate", ("seed", "degradation", "backbone", "modulation", "evaluation", "training"),

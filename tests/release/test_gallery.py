@@ -50,27 +50,29 @@ def test_the_list_has_every_set_and_all_that_has_no_ground_truth(place, monkeypa
 
 def test_what_went_worst_is_added_and_says_so():
     listed = pd.DataFrame([["derain", "Rain100L", "a", gallery.BY_RULE]], columns=gallery.COLUMNS)
-    table = gallery.with_failures(listed, scored())
+    table = gallery.with_failures(listed, scored(), 25)
     assert table.values.tolist() == [
         ["derain", "Rain100L", "a", gallery.BY_RULE],
         ["derain", "Rain100L", "b", gallery.WORST],
     ]
-    assert gallery.with_failures(table, scored()).equals(table)
+    assert gallery.with_failures(table, scored(), 25).equals(table)
 
 
-def test_levels_of_noise_are_one_image():
+def test_of_the_levels_of_noise_the_one_that_is_shown_counts():
+    """`x` gains less than `y` at 15 and on the mean, and more at 25."""
     images = pd.concat(
         [
             pd.DataFrame(
                 [["denoise", f"CBSD68-sigma{level}", name, "rgb", knowing, psnr, 0.9]],
                 columns=scored().columns,
             )
-            for level in (15, 25)
-            for name, gain in (("x", 5.0), ("y", 4.0))
+            for level, gains in ((15, {"x": 1.0, "y": 9.0}), (25, {"x": 5.0, "y": 4.0}))
+            for name, gain in gains.items()
             for knowing, psnr in (("input", 20.0), ("told", 20.0 + gain))
-        ]
+        ],
+        ignore_index=True,
     )
-    table = gallery.with_failures(pd.DataFrame(columns=gallery.COLUMNS), images)
+    table = gallery.with_failures(pd.DataFrame(columns=gallery.COLUMNS), images, 25)
     assert table.values.tolist() == [["denoise", "CBSD68", "y", gallery.WORST]]
 
 
@@ -114,4 +116,22 @@ def test_a_list_that_cannot_be_shown_is_refused(place, tmp_path, monkeypatch, co
         gallery.LIST.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=words):
         gallery.render(Path("weights"), tmp_path / "out")
-    assert not (tmp_path / "out/index.html").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        ("a,b\n1,2\n", "is damaged"),
+        ("task,dataset,image,protocol,knowing,psnr,ssim\n", "no score"),
+    ],
+)
+def test_scores_of_images_that_cannot_be_read_are_one_line(place, content, words):
+    (place / "bad.csv").unlink(missing_ok=True)
+    if content is not None:
+        (place / "bad.csv").write_text(content, encoding="utf-8")
+    done = ipt(place, "--choose", "--images", "bad.csv")
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = ipt(place, "--images", "bad.csv")
+    assert done.returncode == 2 and "it needs --choose" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -140,6 +141,15 @@ def test_a_card_without_an_end_is_left_alone(found, tmp_path):
     with pytest.raises(InputError, match="end of scores"):
         scores.record(tmp_path, scores.means(found))
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text and not (tmp_path / "scores.csv").exists()
+
+
+def test_such_a_card_is_named_before_anything_is_scored(place, tmp_path, monkeypatch):
+    copy = shutil.copytree(place / "weights", tmp_path / "weights")
+    (copy / "README.md").write_text(places.CARD.replace("<!-- end of scores -->", ""), encoding="utf-8")
+    for path in copy.glob("*.safetensors"):
+        path.write_bytes(b"no network")
+    done = ipt(place, "--record", "--weights", str(copy))
+    assert done.returncode == 2 and "has no block between" in done.stderr
 
 
 def test_the_damage_is_the_one_the_packs_tell(place, tmp_path):

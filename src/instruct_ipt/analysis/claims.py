@@ -269,11 +269,11 @@ PAIRED: dict[str, tuple[str, Callable[[Scores], Plan]]] = {
         _pair("adaptation", _MODULATION, "five-proportional"),
     ),
     "synchronous_beats_frozen": (
-        "Training backbone and biases at once beats training biases on a frozen backbone",
+        "Training backbone and biases together beats training biases on a frozen backbone",
         _pair("strategy", "synchronous", "frozen"),
     ),
     "synchronous_beats_two_stage": (
-        "Training backbone and biases at once beats training them in two stages",
+        "Training backbone and biases together beats training them in two stages",
         _pair("strategy", "synchronous", "two_stage"),
     ),
     "modulated_denoiser": (

@@ -37,7 +37,10 @@ def wiener(image: np.ndarray, width: float) -> np.ndarray:
 
 
 def _by_channel(image: np.ndarray, width: float, solve) -> np.ndarray:
-    """Each channel mirrored at its edges, solved, and cut to its size: both methods assume that images wrap around."""
+    """Each channel mirrored at its edges, solved, and cut to its size.
+
+    One method takes images to wrap around, the other to end in black.
+    """
     kernel = gaussian_kernel(width)
     margin = 4 * (len(kernel) // 2)
     padded = np.pad(image.astype(np.float64), ((margin, margin), (margin, margin), (0, 0)), mode="reflect")

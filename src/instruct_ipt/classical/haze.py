@@ -30,7 +30,7 @@ def dark_channel_prior(image: np.ndarray, removed: float) -> np.ndarray:
     """He, Sun, Tang, Single Image Haze Removal Using Dark Channel Prior, CVPR 2009 and IEEE TPAMI 2011.
 
     With the paper's window of 15 pixels, least transmission of 0.1 and thousandth of brightest pixels; the transmission
-    is refined by the guided filter that the authors published later (radius 60 px, epsilon 1e-4).
+    is refined by the guided filter that the authors published later; its radius (60 px) and epsilon (1e-4) are ours.
 
     Args:
         image: float (H, W, 3) in [0, 1].

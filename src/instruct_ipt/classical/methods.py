@@ -36,8 +36,10 @@ def available() -> list[Method]:
         ),
         # Crops for validation show little of a haze: the share of its authors stands beside what is chosen there.
         Method("dark channel prior as published", "dehaze", haze.dark_channel_prior, _grid(removed=(0.95,))),
-        Method("median", "desnow", streaks.median, _grid(size=(3, 5, 7, 9))),
-        Method("opening", "desnow", streaks.opened_across, _grid(width=(9, 15, 25, 41), limit=(0.2, 0.4, 0.6))),
+        Method("median", "desnow", streaks.median, _grid(size=(3, 5, 7, 9, 13, 17))),
+        Method(
+            "opening", "desnow", streaks.opened_across, _grid(width=(9, 15, 25, 41), limit=(0.2, 0.4, 0.6, 0.8, 1.0))
+        ),
     ]
     if has_bm3d():
         methods.insert(3, Method("BM3D", "denoise", noise.bm3d))

@@ -13,7 +13,7 @@ def opened_across(image: np.ndarray, width: int, limit: float) -> np.ndarray:
     """Morphological derainer: what an opening across the streaks takes away is taken away, up to a limit.
 
     Streaks fall, so that a horizontal element does not fit into them, while it fits into what is wider. What is removed
-    is one grey layer, since rain has no colour; it is smoothed along the edges of the opened image by a guided filter.
+    is one grey layer, since rain has no colour; it is smoothed along the edges of the grey image by a guided filter.
 
     Args:
         image: float (H, W, 3) in [0, 1].

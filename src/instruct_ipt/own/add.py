@@ -160,7 +160,8 @@ def _places(weights: Path | None) -> tuple[Path, Path]:
         return source, WEIGHTS
     if read(WEIGHTS / f"{released_tasks(WEIGHTS)[0]}.safetensors").backbone != backbone_digest(model.backbone):
         raise InputError(
-            f"{WEIGHTS} is a release of another network than {source}; name --weights {WEIGHTS}, or move it away"
+            f"{WEIGHTS} is a release of another network than {source}; `ipt release --models {source} -o FOLDER` makes"
+            " one of this network, to be named with --weights FOLDER"
         )
     return WEIGHTS, WEIGHTS
 

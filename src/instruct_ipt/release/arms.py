@@ -7,6 +7,7 @@ schedule of the section `release`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -92,11 +93,12 @@ def load(configuration: Params, name: str) -> Method | None:
     """Task -> the trained network of an arm; None where it was not trained yet.
 
     Raises:
-        InputError: its weights are not those of the arm that `params.yaml` describes.
+        InputError: it was trained with other parameters or on other data than those that stand now.
     """
     folder = ARMS / name
     if not (folder / "metrics.json").is_file():
         return None
+    _check_described(configuration, name)
     recipe, seed = asdict(recipe_of(configuration, name)), configuration.seed
     if name == "experts":
         networks = {task: build_shared(configuration.backbone, seed) for task in TASKS}
@@ -108,6 +110,11 @@ def load(configuration: Params, name: str) -> Method | None:
     return dict.fromkeys(TASKS, network.eval())
 
 
+def steps_of(configuration: Params, name: str) -> int:
+    """Steps of training behind the weights of an arm; those that the release began with count."""
+    return settings_of(configuration, name).steps + (configuration.training.steps if name == RELEASE else 0)
+
+
 def _inputs(configuration: Params, name: str) -> list[Path]:
     """The files an arm stands on; InputError where one is missing or stale."""
     made = [path for path in LEAVES if path != SELECTION or not configuration.sensitivity.groups]
@@ -117,7 +124,21 @@ def _inputs(configuration: Params, name: str) -> list[Path]:
     start = _weights(START)
     if not start.is_file():
         raise InputError(f"{start} does not exist, from which the release goes on; `ipt arm {START}` makes it")
+    _check_described(configuration, START)
     return [*made, start]
+
+
+def _check_described(configuration: Params, name: str) -> None:
+    """InputError where an arm is none that `params.yaml` and the data of now describe; edited sources are let pass."""
+    recorded = provenance.read_record(ARMS / name / "provenance.json")
+    if recorded is None:
+        raise InputError(f"{ARMS / name}/provenance.json is missing or damaged; `ipt arm {name}` trains it anew")
+    # What the release began with may be gone by now.
+    inputs = {path: digest for path, digest in recorded["inputs"].items() if Path(path).is_file()}
+    now = _record(configuration, name, [Path(path) for path in inputs])
+    found = provenance.differences(recorded | {"code_digest": now["code_digest"], "inputs": inputs}, now)
+    if found:
+        raise InputError(f"{ARMS / name} was trained otherwise: {found[0]}; `ipt arm {name}` trains it anew")
 
 
 def _weights(name: str) -> Path:
@@ -126,7 +147,9 @@ def _weights(name: str) -> Path:
 
 def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, Any]:
     own = (RELEASE,) if name == RELEASE else ()
-    arm: Mapping[str, Any] = {"name": name, "recipe": asdict(recipe_of(configuration, name))}
+    # As JSON has it, to be compared with what is read back.
+    recipe = json.loads(json.dumps(asdict(recipe_of(configuration, name))))
+    arm: Mapping[str, Any] = {"name": name, "recipe": recipe}
     # Of the search only what it selected changes a network; where it is not named, its file counts as an input.
     selected = {"groups": groups_of(configuration)}
     sections = restrict(configuration, _SECTIONS + own) | {"sensitivity": selected, "arm": arm}

@@ -19,7 +19,7 @@ from instruct_ipt.evaluation.protocol import psnr
 from instruct_ipt.evaluation.validation import middle_level
 from instruct_ipt.params import DegradationParams
 from instruct_ipt.progress import progress
-from instruct_ipt.release.scores import INPUT, TOLD, Restoring
+from instruct_ipt.release.scores import INPUT, SHOWN_PROTOCOLS, TOLD, Restoring
 from instruct_ipt.release.sets import degradation_of, indexed_images, without_level
 from instruct_ipt.report.html import write_html
 from instruct_ipt.restoration.files import in_a_row
@@ -49,14 +49,17 @@ def choose(root: Path) -> pd.DataFrame:
     return table.sort_values("task", key=lambda column: column.map(TASKS.index), kind="stable", ignore_index=True)
 
 
-def with_failures(listed: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def with_failures(listed: pd.DataFrame, images: pd.DataFrame, middle: float) -> pd.DataFrame:
     """The list, and after it the image of each set that gained least.
 
     Args:
         listed: from `choose`.
         images: scores of every image, from `ipt scores --images`.
+        middle: the level of noise that the gallery shows, in 1/255; images of other levels do not count.
     """
-    scored = images[images.protocol == images.protocol.iloc[0]].assign(dataset=images.dataset.map(without_level))
+    told_level = images.dataset.str.partition("-sigma")[2]
+    shown = (images.protocol == SHOWN_PROTOCOLS[0]) & told_level.isin(["", f"{middle:g}"])
+    scored = images[shown].assign(dataset=images.dataset.map(without_level))
     wide = scored.pivot_table(index=["task", "dataset", "image"], columns="knowing", values="psnr", sort=False)
     gain = (wide[TOLD] - wide[INPUT]).rename("gain").reset_index()
     worst = gain.loc[gain.groupby(["task", "dataset"], sort=False).gain.idxmin()]
@@ -65,12 +68,11 @@ def with_failures(listed: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([kept, worst], ignore_index=True)
 
 
-def write_list(root: Path, images: Path | None) -> pd.DataFrame:
+def write_list(root: Path, degradation: DegradationParams, images: pd.DataFrame | None) -> pd.DataFrame:
     """Choose, and write :data:`LIST`; with the scores of every image also what went worst."""
     table = choose(root)
     if images is not None:
-        # Names such as 003 and 1 stay what they are.
-        table = with_failures(table, pd.read_csv(images, dtype={"image": str}))
+        table = with_failures(table, images, middle_level(degradation))
     write_whole(LIST, table.to_csv(index=False, lineterminator="\n").encode())
     return table
 
@@ -106,13 +108,13 @@ def render(weights: Path, out: Path) -> Path:
     degradation = degradation_of(weights)
     root, release = indexed_images(degradation), Restoring(weights)
     found = {(p.task, without_level(p.dataset), p.name): p for p in _pairs(root, degradation, listed)}
+    for row in listed.itertuples(index=False):
+        if (row.task, row.dataset, row.name) not in found:
+            raise InputError(f"{LIST} names {row.dataset} {row.name}, which is not there; `ipt gallery --choose`")
     shown = []
     with progress("gallery", len(listed)) as advance:
         for done, row in enumerate(listed.itertuples(index=False), start=1):
-            pair = found.get((row.task, row.dataset, row.name))
-            if pair is None:
-                raise InputError(f"{LIST} names {row.dataset} {row.name}, which is not there; `ipt gallery --choose`")
-            shown.append(_picture(pair, release, out, row.why))
+            shown.append(_picture(found[row.task, row.dataset, row.name], release, out, row.why))
             advance(done, f"{row.dataset} {row.name}")
     groups = {task: [item for item in shown if item["task"] == task] for task in TASKS}
     write_html("gallery.html.j2", out / "index.html", groups=groups)

@@ -14,16 +14,16 @@ from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
-from instruct_ipt.marks import Marks
 from instruct_ipt.progress import progress
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.restoration import Restorer
+from instruct_ipt.restoration.weights import CARD, SCORE_MARKS
 
 TOLD, GUESSED, INPUT = "told", "guessed", "input"
 SHOWN_PROTOCOLS = ("rgb", "y-limited")
 KEYS = ["task", "dataset", "protocol", "knowing"]
-SCORES, CARD = "scores.csv", "README.md"
-MARKS = Marks("<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->")
+IMAGES = ["task", "dataset", "image", "protocol", "knowing", "psnr", "ssim"]
+SCORES = "scores.csv"
 # How far scores may lie from the recorded ones: sums in another order round otherwise.
 TOLERANCE = {"psnr": 0.02, "ssim": 0.001}
 
@@ -83,7 +83,25 @@ def compute(weights: Path) -> pd.DataFrame:
         for done, (pair, _, scores) in enumerate(score_images(methods, root, degradation, protocols), start=1):
             rows += [[s.task, s.dataset, s.image, s.protocol, s.method, s.psnr, s.ssim] for s in scores]
             advance(done, f"{pair.dataset} {pair.name}")
-    return pd.DataFrame(rows, columns=["task", "dataset", "image", "protocol", "knowing", "psnr", "ssim"])
+    return pd.DataFrame(rows, columns=IMAGES)
+
+
+def read_images(path: Path) -> pd.DataFrame:
+    """The scores of every image, as `ipt scores --images` wrote them.
+
+    Raises:
+        InputError: the file is missing, damaged or empty.
+    """
+    try:
+        # Names such as 003 and 1 stay what they are.
+        table = pd.read_csv(path, dtype={"image": str})[IMAGES]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; `ipt scores --images {path}` writes it") from None
+    except (KeyError, ValueError):
+        raise InputError(f"{path} is damaged; write it anew by `ipt scores --images {path}`") from None
+    if table.empty:
+        raise InputError(f"{path} holds no score; write it anew by `ipt scores --images {path}`")
+    return table
 
 
 def means(images: pd.DataFrame) -> pd.DataFrame:
@@ -135,8 +153,8 @@ def record(weights: Path, table: pd.DataFrame) -> None:
     Raises:
         InputError: the card has the beginning of that place and not its end.
     """
-    if MARKS.in_page(weights / CARD):
-        MARKS.fill(weights / CARD, as_markdown(table))
+    if SCORE_MARKS.in_page(weights / CARD):
+        SCORE_MARKS.fill(weights / CARD, as_markdown(table))
     write_whole(weights / SCORES, table.to_csv(index=False, lineterminator="\n").encode())
 
 

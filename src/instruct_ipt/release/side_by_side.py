@@ -29,7 +29,7 @@ from instruct_ipt.params import Params
 from instruct_ipt.paths import ARMS, PREPARED
 from instruct_ipt.pipeline import check_inputs
 from instruct_ipt.progress import progress
-from instruct_ipt.release.arms import NAMES, START, load
+from instruct_ipt.release.arms import NAMES, START, load, steps_of
 from instruct_ipt.release.sets import indexed_images
 from instruct_ipt.tasks import TASKS
 
@@ -39,6 +39,8 @@ MARKS = Marks("<!-- side by side: written by `ipt side-by-side` -->", "<!-- end 
 COLUMNS = ["task", "dataset", "method", "kind", "steps", "setting", "images", "psnr", "ssim", "time_ratio"]
 # Images that the durations of two methods are compared on, and how often.
 _TIMED, _REPEATS = 2, 3
+# How far, in dB, means of the same images may lie apart: they are written with four decimals.
+_SAME = 2e-4
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.Dat
     method over that of the network of the synchronous arm, by the clock, one after the other on the same images.
 
     Args:
-        methods: those to score; default: all.
+        methods: those to score, and the input in any case; default: all.
         datasets: sets to score them on, as the table names them; default: all.
 
     Returns:
@@ -90,18 +92,19 @@ def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.Dat
     reference = next((rival for rival in trained if rival.name == START), None)
     tables, done = [], count(1)
     with progress("side by side", len(only)) as advance:
-        for task in TASKS:
-            asked = [rival for rival in trained if rival.name in methods or not methods]
+        for task in dict.fromkeys(task for task in TASKS for image in only if image[0] == task):
+            asked = [rival for rival in trained if rival.name in (INPUT, *methods) or not methods]
             rivals = [*asked, *_classical(configuration, task, methods)]
+            if len(rivals) == 1:
+                continue
             methods_of = {rival.name: rival.restore for rival in rivals}
             rows, timed = [], []
             found = score_images(methods_of, root, configuration.degradation, [PROTOCOL], only=only, tasks=[task])
-            for pair, _, scores in found if rivals else ():
+            for pair, _, scores in found:
                 rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
                 timed += [pair] if len(timed) < _TIMED else []
                 advance(next(done), f"{pair.dataset} {pair.name}")
-            if rows:
-                tables.append(_means(rows, rivals, _time_ratios(rivals, reference, timed)))
+            tables.append(_means(rows, rivals, _time_ratios(rivals, reference, timed)))
     if not tables:
         raise InputError(f"no set of these is for {', '.join(methods)}; `ipt side-by-side` without options scores all")
     return pd.concat(tables, ignore_index=True)
@@ -127,8 +130,20 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def merged(before: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """An earlier table with the rows of `compute` in the place of its own, and the others as they are."""
+    """An earlier table with the rows of `compute` in the place of its own, and the others as they are.
+
+    Raises:
+        InputError: the input was another one then: the damage of `params.yaml`, or the images, have changed.
+    """
     keys = COLUMNS[:3]
+    inputs = before.merge(found[found.method == INPUT], on=keys, suffixes=("_then", ""))
+    moved = inputs[(inputs.psnr_then - inputs.psnr).abs() > _SAME]
+    if len(moved):
+        row = moved.iloc[0]
+        raise InputError(
+            f"{row.dataset}: the input has {row.psnr:.4f} dB, in the table {row.psnr_then:.4f}: other damage or images"
+            " than then; take the params.yaml of the table, or score all methods anew, without --method and --dataset"
+        )
     kept = before[~before.set_index(keys).index.isin(found.set_index(keys).index)]
     table = pd.concat([kept, found], ignore_index=True)
     places = {name: place for place, name in enumerate((INPUT, *NAMES))}
@@ -158,8 +173,7 @@ def _arms(configuration: Params) -> list[Rival]:
         if method is None:
             print(f"{ARMS / name} is not there and is left out; `ipt arm {name}` trains it", file=sys.stderr)
             continue
-        facts = json.loads((ARMS / name / "metrics.json").read_text(encoding="utf-8"))
-        found.append(Rival(name, ARM, partial(restore, method), facts["steps"]))
+        found.append(Rival(name, ARM, partial(restore, method), steps_of(configuration, name)))
     return found
 
 
@@ -208,11 +222,13 @@ def _means(rows: list[list[Any]], rivals: Sequence[Rival], ratios: Mapping[str, 
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A table per task: a row per method, a column per set; PSNR in dB."""
+    """A table per task: a row per method, a column per set, with its number of images; PSNR in dB."""
     parts = []
     for task, rows in table.groupby("task", sort=False):
         sets = list(dict.fromkeys(rows.dataset))
-        parts.append(f"| {task} | steps | {' | '.join(sets)} | time over the network's |")
+        images = rows.drop_duplicates("dataset").images
+        headings = [f"{name} ({count})" for name, count in zip(sets, images, strict=True)]
+        parts.append(f"| {task} | steps | {' | '.join(headings)} | time over the network's |")
         parts.append(f"|---|---:|{'---:|' * len(sets)}---:|")
         wide = rows.pivot(index="method", columns="dataset", values="psnr")
         for method, facts in rows.drop_duplicates("method").set_index("method").iterrows():

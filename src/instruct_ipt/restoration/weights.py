@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from instruct_ipt.backbone import BackboneConfig, NafConfig, NafNet, UNet, UShape, UShapeConfig, build_backbone
 from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
+from instruct_ipt.marks import Marks
 from instruct_ipt.modulation import (
     BACKBONE_FILE,
     Modulated,
@@ -36,6 +37,10 @@ from instruct_ipt.tasks import TASKS
 
 from .choice import ESTIMATOR, INSTRUCTION
 from .joined import join
+
+CARD = "README.md"
+SCORE_MARKS = Marks("<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->")
+"""Where a release's card has the scores of `ipt scores --record`."""
 
 _KINDS: dict[str, tuple[type[UShape], type[UShapeConfig]]] = {"ipt": (UNet, BackboneConfig), "naf": (NafNet, NafConfig)}
 _FORMAT_VERSION = 1
@@ -268,7 +273,7 @@ def _fill(
         found = [parent / name for parent in source.absolute().parents[:2] if (parent / name).is_dir()]
         for path in sorted(found[0].glob("*")) if found else []:
             write_whole(out / name / path.name, path.read_bytes())
-    write_whole(out / "README.md", _card(model, params, metrics).encode())
+    write_whole(out / CARD, _card(model, params, metrics).encode())
 
 
 def _spare_own_tasks(model: Modulated, out: Path) -> None:
@@ -303,16 +308,19 @@ def _card(model: Modulated, params: Mapping[str, Any], metrics: Mapping[str, Any
             f"- Backbone: kind `{backbone['kind']}`, preset `{backbone['preset']}`; {total:,} parameters with the"
             f" biases of all tasks, {metrics['params_per_task']:,.0f} of them per task.",
             f"- Training: profile `{params['profile']}`, seed {params['seed']}, {metrics['steps']:,} steps, backbone"
-            " and biases at once, on the damage that each pack's header describes.",
+            " and biases together, on the damage that each pack's header describes.",
             "- Files: `backbone.safetensors` and one pack per task. Nothing in them is executed on loading.",
             "",
             "| task | PSNR on the validation images, dB |",
             "|---|---:|",
             *rows,
             "",
-            "Trained on synthetic damage: real photographs differ from it, and a small profile shows that the",
-            "machinery works, not how good the method can be. Not for evidence or diagnosis: restored detail is an",
-            "estimate.",
+            "Scores on benchmark images:",
+            "",
+            SCORE_MARKS.around("not computed yet\n"),
+            "",
+            "Real photographs differ from damage that is made, and a small profile shows that the machinery works, not",
+            "how good the method can be. Not for evidence or diagnosis: restored detail is an estimate.",
             "Code: Apache-2.0. The training images keep their own terms.",
             "",
         ]
