@@ -30,11 +30,11 @@ def scores(
     """
     from instruct_ipt.disk import write_whole
     from instruct_ipt.release import scores as module
-    from instruct_ipt.restoration.weights import CARD, SCORE_MARKS, find_weights
+    from instruct_ipt.restoration.weights import CARD, find_weights
 
     folder = weights or find_weights()
     recorded = None if record else module.read_recorded(folder)
-    in_card = record and SCORE_MARKS.in_page(folder / CARD)
+    in_card = record and module.MARKS.in_page(folder / CARD)
     found = module.compute(folder)
     table = module.means(found)
     print(module.as_markdown(table), end="")

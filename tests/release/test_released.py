@@ -16,7 +16,7 @@ from instruct_ipt.params import load
 from instruct_ipt.release import gallery, scores, side_by_side
 from instruct_ipt.release.sets import degradation_of
 from instruct_ipt.restoration import Restorer
-from instruct_ipt.restoration.weights import SCORE_MARKS, find_weights
+from instruct_ipt.restoration.weights import find_weights
 from instruct_ipt.tasks import TASKS
 from tests.helpers import ROOT
 
@@ -87,7 +87,7 @@ def test_every_set_gains_on_the_mean_but_those_that_are_known_not_to(recorded):
 
 def test_the_card_and_the_page_show_the_recorded_numbers(recorded, compared):
     card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
-    assert SCORE_MARKS.around(scores.as_markdown(recorded)) in card
+    assert scores.MARKS.around(scores.as_markdown(recorded)) in card
     share = size(*PACKS) / size(WEIGHTS / "backbone.safetensors")
     assert f"{size(*PACKS, WEIGHTS / 'backbone.safetensors') / 1e6:.2f} MB" in card and f"{share:.0%}" in card
     page = (ROOT / "docs/release.md").read_text(encoding="utf-8")

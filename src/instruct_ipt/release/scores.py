@@ -14,16 +14,18 @@ from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import score_images
 from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.marks import Marks
 from instruct_ipt.progress import progress
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.restoration import Restorer
-from instruct_ipt.restoration.weights import CARD, SCORE_MARKS
+from instruct_ipt.restoration.weights import CARD, SCORES_BEGIN, SCORES_END
 
 TOLD, GUESSED, INPUT = "told", "guessed", "input"
 SHOWN_PROTOCOLS = ("rgb", "y-limited")
 KEYS = ["task", "dataset", "protocol", "knowing"]
 IMAGES = ["task", "dataset", "image", "protocol", "knowing", "psnr", "ssim"]
 SCORES = "scores.csv"
+MARKS = Marks(SCORES_BEGIN, SCORES_END)
 # How far scores may lie from the recorded ones: sums in another order round otherwise.
 TOLERANCE = {"psnr": 0.02, "ssim": 0.001}
 
@@ -153,8 +155,8 @@ def record(weights: Path, table: pd.DataFrame) -> None:
     Raises:
         InputError: the card has the beginning of that place and not its end.
     """
-    if SCORE_MARKS.in_page(weights / CARD):
-        SCORE_MARKS.fill(weights / CARD, as_markdown(table))
+    if MARKS.in_page(weights / CARD):
+        MARKS.fill(weights / CARD, as_markdown(table))
     write_whole(weights / SCORES, table.to_csv(index=False, lineterminator="\n").encode())
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from instruct_ipt.backbone import BackboneConfig, NafConfig, NafNet, UNet, UShape, UShapeConfig, build_backbone
 from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
-from instruct_ipt.marks import Marks
 from instruct_ipt.modulation import (
     BACKBONE_FILE,
     Modulated,
@@ -39,8 +38,8 @@ from .choice import ESTIMATOR, INSTRUCTION
 from .joined import join
 
 CARD = "README.md"
-SCORE_MARKS = Marks("<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->")
-"""Where a release's card has the scores of `ipt scores --record`."""
+SCORES_BEGIN, SCORES_END = "<!-- scores: written by `ipt scores --record` -->", "<!-- end of scores -->"
+"""The lines of a release's card between which `ipt scores --record` writes."""
 
 _KINDS: dict[str, tuple[type[UShape], type[UShapeConfig]]] = {"ipt": (UNet, BackboneConfig), "naf": (NafNet, NafConfig)}
 _FORMAT_VERSION = 1
@@ -317,7 +316,9 @@ def _card(model: Modulated, params: Mapping[str, Any], metrics: Mapping[str, Any
             "",
             "Scores on benchmark images:",
             "",
-            SCORE_MARKS.around("not computed yet\n"),
+            SCORES_BEGIN,
+            "not computed yet",
+            SCORES_END,
             "",
             "Real photographs differ from damage that is made, and a small profile shows that the machinery works, not",
             "how good the method can be. Not for evidence or diagnosis: restored detail is an estimate.",
