@@ -92,7 +92,8 @@ def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.Dat
     reference = next((rival for rival in trained if rival.name == START), None)
     tables, done = [], count(1)
     with progress("side by side", len(only)) as advance:
-        for task in dict.fromkeys(task for task in TASKS for image in only if image[0] == task):
+        tasks = {task for task, _, _ in only}
+        for task in (task for task in TASKS if task in tasks):
             asked = [rival for rival in trained if rival.name in (INPUT, *methods) or not methods]
             rivals = [*asked, *_classical(configuration, task, methods)]
             if len(rivals) == 1:
