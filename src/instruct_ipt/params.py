@@ -24,7 +24,7 @@ GROUPS: tuple[str, ...] = (
     "attention.qkv", "attention.proj", "ffn.in", "ffn.depthwise", "ffn.out",
     "norm", "downsample", "upsample", "head", "tail",
 )  # fmt: skip
-PROTOCOL_NAMES: tuple[str, ...] = ("rgb", "rgb-crop16", "y-limited")
+PROTOCOL_NAMES: tuple[str, ...] = ("rgb", "rgb-crop16", "rgb-shift", "y-limited")
 METHODS: tuple[str, ...] = (
     "shared", "experts", "film", "prompt", "gate", "adapter", "task_norm", "task_head", "full", "constant",
     "proportional",

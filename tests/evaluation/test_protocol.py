@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 from skimage import data
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from instruct_ipt.errors import InputError
-from instruct_ipt.evaluation.protocol import PROTOCOLS, luma, psnr
+from instruct_ipt.evaluation.protocol import PROTOCOLS, first_protocol, luma, nearest_shift, psnr
 
 DOCS = Path(__file__).parents[2] / "docs"
 RGB, CROP16, Y = PROTOCOLS["rgb"], PROTOCOLS["rgb-crop16"], PROTOCOLS["y-limited"]
+SHIFT = PROTOCOLS["rgb-shift"]
 
 
 @pytest.fixture
@@ -213,6 +215,46 @@ def test_a_border_is_cut_before_scoring(pair):
     )
 
 
+# --- shifts
+
+
+def shifted(image: np.ndarray, down: float, right: float) -> np.ndarray:
+    """SciPy's linear interpolation at every pixel's place and so much beside it."""
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float64)
+    places = (rows + down, columns + right)
+    return np.stack([map_coordinates(image[..., c], places, order=1, mode="nearest") for c in range(3)], axis=2)
+
+
+def test_the_nearest_shift_is_that_of_trying_all(pair):
+    output, target = (np.clip(image[:40, :44], 0, 1).astype(np.float64) for image in pair)
+    quarters, inner = np.arange(-2, 2.25, 0.25), np.s_[5:-5, 5:-5]
+    moved = shifted(output, 0.75, -1.5)
+    tried = [shifted(moved, down, right)[inner] for down, right in product(quarters, repeat=2)]
+    best = min(tried, key=lambda image: np.sum((image - target[inner]) ** 2))
+    np.testing.assert_allclose(nearest_shift(moved[3:-3, 3:-3], target[inner]), best, atol=1e-12)
+
+
+@pytest.mark.parametrize("move", [(0, 0), (5, -5), (-3, 4)])
+def test_an_image_that_lies_beside_the_truth_is_perfect_up_to_5_px(pair, move):
+    _, target = pair
+    assert SHIFT.score(np.roll(target, move, axis=(0, 1)), target) == (float("inf"), pytest.approx(1.0))
+
+
+def test_further_away_it_is_not(pair):
+    _, target = pair
+    assert SHIFT.score(np.roll(target, 6, axis=0), target)[0] < 40
+
+
+def test_where_no_shift_is_better_the_scores_are_those_without_a_border(pair):
+    _, target = pair
+    output = 0.9 * target
+    assert SHIFT.score(output, target) == RGB.score(output[15:-15, 15:-15], target[15:-15, 15:-15])
+
+
+def test_the_set_that_others_score_with_a_shift_is_shown_so():
+    assert first_protocol("Levin09") == "rgb-shift" and first_protocol("CBSD68-sigma25") == "rgb"
+
+
 # --- identity
 
 
@@ -228,6 +270,7 @@ def test_a_protocol_cannot_be_changed():
     [
         ("rgb", "558501cc81875b1c2e556ca9b694825175885c73b017dd1c4428a4781540b997"),
         ("rgb-crop16", "632bd92c76c39c1494e3a296c689b79d6c6f42df7b43878d743a05ffdb47d5db"),
+        ("rgb-shift", "8c77b11a94280185b2b38aca67592968309b060e58cbdfe64a61f5c78b6a0de1"),
         ("y-limited", "425896340459418f066cb0ed1df41c149b8c48ca48f173c1e4b7218254b8f3de"),
     ],
 )
@@ -241,6 +284,7 @@ def test_the_rules_are_the_ones_of_the_stored_digest(name, digest):
     [
         {"name": "other"}, {"noise_clip": True}, {"noise_bits": 8}, {"multiple": 8}, {"output": "none"},
         {"colour": "rgb"}, {"luma_range": (0, 255)}, {"luma_bits": 8}, {"border": 4}, {"ssim": "uniform-7"},
+        {"max_shift": 1},
     ],
     ids=str,
 )  # fmt: skip

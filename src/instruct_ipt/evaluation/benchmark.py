@@ -13,7 +13,7 @@ import pandas as pd
 
 from instruct_ipt.data.images import to_bytes, write_image
 from instruct_ipt.data.prepared import Pair, pairs, pictures
-from instruct_ipt.evaluation.protocol import Protocol
+from instruct_ipt.evaluation.protocol import OF_SET, PROTOCOLS, Protocol
 from instruct_ipt.evaluation.validation import restore_stack
 from instruct_ipt.tasks import TASKS
 
@@ -65,7 +65,8 @@ def score_images(
 ) -> Iterator[tuple[Pair, dict[str, np.ndarray], list[Score]]]:
     """For every test pair: the pair, each method's output, and the scores.
 
-    Protocols that give the networks the same input share one restoration.
+    Protocols that give the networks the same input share one restoration. A set that has a protocol of its own
+    (``OF_SET``) is scored by it too.
 
     Args:
         methods: method -> what restores with it.
@@ -88,10 +89,16 @@ def score_images(
                     outputs,
                     [
                         Score(name, task, pair.dataset, pair.name, protocol.name, *protocol.score(output, pair.target))
-                        for protocol in group
+                        for protocol in _with_that_of_the_set(group, pair.dataset)
                         for name, output in outputs.items()
                     ],
                 )
+
+
+def _with_that_of_the_set(group: Sequence[Protocol], dataset: str) -> list[Protocol]:
+    """The protocols, and the one of the set where it has one, they do not have it, and it shares their input."""
+    own = PROTOCOLS.get(OF_SET.get(dataset, ""))
+    return [*group, *([own] if own and own not in group and own.input_rule == group[0].input_rule else [])]
 
 
 def _sharing_inputs(protocols: Sequence[Protocol]) -> list[list[Protocol]]:
