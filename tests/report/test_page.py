@@ -123,7 +123,7 @@ def test_links_lead_to_places_in_the_page_and_to_files_beside_it(page: _Reader, 
 
 def test_it_says_what_it_is_and_how_to_make_it_again(flat: str) -> None:
     assert "at profile quick, on photographs that ship inside installed packages" in flat
-    assert "own values are not public and stay empty" in flat
+    assert "own values were not at hand and stay empty" in flat
     assert "vultilion" in flat and "CC BY 2.0" in flat
     for command in ("make repro PROFILE=quick", "snakemake -c2 task_gap", "dvc repro ablations claims"):
         assert command in flat

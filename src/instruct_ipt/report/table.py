@@ -1,7 +1,7 @@
 """A table as a value, and the one writer that renders it as CSV, Markdown and LaTeX.
 
-Which of the paper's tables holds what is not public; the numbering is our assumption, and each caption says so. The
-paper's values are not public either: their column stays empty.
+Which of the paper's tables holds what was not at hand; the numbering is our assumption, and each caption says so. The
+paper's values were not at hand either: their column stays empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from instruct_ipt.report.intervals import Interval
 
-PAPER = "Paper (not public)"
+PAPER = "Paper (not at hand)"
 _MISSING = "–"
 _HEAD_LETTERS = 14
 _TEX = {
