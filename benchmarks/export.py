@@ -1,6 +1,6 @@
 """Exported networks beside torch: time of one image, the same threads.
 
-    python -m benchmarks.export --weights models/modulation
+    python -m benchmarks.export
 
 Needs a finished replication or a release, and the extra `export`. Takes a few minutes on two cores. Writes
 `export.json` beside this file and the block of figures in `docs/export.md`.
@@ -89,7 +89,7 @@ def page(text: str, kept: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, keep, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__.partition("\n")[0])
-    parser.add_argument("--weights", type=Path, default=Path("models/modulation"), help="a replication's or a release")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="a release or a replication's")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     kept = measure(arguments.weights)

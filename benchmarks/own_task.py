@@ -1,6 +1,6 @@
 """The worked example of docs/own-task.md, from nothing: a sixth task is trained, then scored on the test photographs.
 
-    python -m benchmarks.own_task --weights models/modulation
+    python -m benchmarks.own_task
 
 Needs a finished replication or a release, which is copied and stays as it is. Takes a few minutes on two cores. Writes
 `docs/own-task/` and the block of figures in `docs/own-task.md`.
@@ -155,7 +155,7 @@ def page(text: str, facts: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, keep, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.own_task", description=__doc__.partition("\n")[0])
-    parser.add_argument("--weights", type=Path, default=Path("models/modulation"), help="a replication's or a release")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="a release or a replication's")
     parser.add_argument("--steps", type=int, default=Settings().steps, help="of training")
     arguments = parser.parse_args()
     torch.set_num_threads(2)

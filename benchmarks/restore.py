@@ -1,6 +1,6 @@
 """What restoring costs, and what tiles do to it: memory, time, seams, and the dependence on the tile.
 
-    python -m benchmarks.restore --weights models/modulation
+    python -m benchmarks.restore
 
 Needs a finished replication or a release. Takes a quarter of an hour on two quiet cores. Writes `restore.json` beside
 this file and the block of figures in `docs/restore.md`.
@@ -278,7 +278,7 @@ def main() -> None:
     """Measure the parts named on the command line (all without a name), keep them, and write them into the docs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restore", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(PARTS)}; all without a name")
-    parser.add_argument("--weights", type=Path, default=Path("models/modulation"), help="a replication's or a release")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="a release or a replication's")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
