@@ -52,6 +52,10 @@ CASES = {
         lambda v: v["training"]["task_weights"].update(colourise=1),
         ["task_weights", "denoise", "desnow"],
     ),
+    "a task without a weight": (
+        lambda v: v["finish"]["task_weights"].pop("derain"),
+        ["finish.task_weights", "needs exactly these keys", "derain"],
+    ),
     "no such profile": (lambda v: v.update(profile="huge"), ["profile", "huge", "smoke, quick, study, paper"]),
     "no such group": (lambda v: v["sensitivity"].update(groups=["ffn.mid"]), ["sensitivity.groups", "ffn.in"]),
     "a seed given twice": (

@@ -11,7 +11,9 @@ _WEIGHTS = typer.Option(help="Folder of a release; default: `weights`, or what i
 
 
 def arm(
-    name: Annotated[str, typer.Argument(help="shared, experts, film, frozen, synchronous, synthetic, release.")],
+    name: Annotated[
+        str, typer.Argument(help="shared, experts, film, frozen, synchronous, synthetic, release, finish.")
+    ],
 ) -> None:
     """Train one network of a release."""
     from instruct_ipt.release.arms import train

@@ -188,6 +188,19 @@ def _fill_the_run(patches: list[PatchPhase]) -> list[PatchPhase]:
 Patches = Annotated[list[PatchPhase], Field(min_length=1), AfterValidator(_fill_the_run)]
 
 
+class FinishLossParams(LossParams):
+    psnr: Annotated[float, Field(ge=0.0)]
+
+
+def _of_all_tasks(weights: dict[str, float]) -> dict[str, float]:
+    if set(weights) != set(TASKS):
+        raise ValueError(f"needs exactly these keys: {', '.join(TASKS)}")
+    return weights
+
+
+TaskWeights = Annotated[dict[TaskName, Positive], AfterValidator(_of_all_tasks)]
+
+
 class TrainingParams(Section):
     steps: Count
     batch_per_task: Count
@@ -198,19 +211,13 @@ class TrainingParams(Section):
     workers: Annotated[int, Field(ge=0)]
     real_share: Share
     precision: Literal["fp32", "bf16"]
-    task_weights: dict[TaskName, Positive]
+    task_weights: TaskWeights
     loss: LossParams
     learning_rate: RateParams
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0.0)]
     clip: Positive
     ema: Annotated[float, Field(ge=0.0, lt=1.0)]
-
-    @model_validator(mode="after")
-    def _all_tasks_have_a_weight(self) -> TrainingParams:
-        if set(self.task_weights) != set(TASKS):
-            raise ValueError(f"task_weights needs exactly these keys: {', '.join(TASKS)}")
-        return self
 
 
 class ExpertsParams(Section):
@@ -222,6 +229,11 @@ class ReleaseParams(Section):
     steps: Count
     learning_rate: RateParams
     patches: Patches
+
+
+class FinishParams(ReleaseParams):
+    task_weights: TaskWeights
+    loss: FinishLossParams
 
 
 class SensitivityParams(Section):
@@ -416,6 +428,7 @@ class Params(Section):
     training: TrainingParams
     experts: ExpertsParams
     release: ReleaseParams
+    finish: FinishParams
     sensitivity: SensitivityParams
     rank: RankParams
     evaluation: EvaluationParams

@@ -15,7 +15,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from instruct_ipt.data.degradations import degrade_named
 from instruct_ipt.data.shards import Shards, ShardWriter
-from instruct_ipt.data.stream import Batch, PatchStream, _died, prefetch, shrink
+from instruct_ipt.data.stream import ENLARGED, MILDER, Batch, PatchStream, _died, enlarge, prefetch, shrink
 from instruct_ipt.errors import InputError
 from instruct_ipt.tasks import TASKS
 from tests.helpers import images, smoke, stream
@@ -149,14 +149,15 @@ def test_an_error_in_a_worker_arrives_as_it_is(workers):
 
 
 def test_without_real_pairs_the_stream_is_what_it_always_was():
-    """Batch 5 as it was before real pairs existed: recorded results stay reproducible.
+    """Batch 5 as it was before real pairs existed, but for blur: recorded results stay reproducible.
 
-    Targets bit for bit; inputs by their means, since the last bit of a sine is the processor's own.
+    Targets bit for bit; inputs by their means, since the last bit of a sine is the processor's own. Blur changed
+    last when its patches began to be enlarged and made milder.
     """
     batch = stream().batch(5, 32, COUNTS)
-    targets = "572e1c75310eeae34854def923d1e67853e8ae74bb2fce1fa370ae4b4cab87a7"
+    targets = "0bb2cc02f0a30aaf9f8655ba183eccfd70c01e87b7fcfb1883e34ed2284a43ae"
     assert hashlib.sha256(batch.target.tobytes()).hexdigest() == targets
-    means = [0.5542728, 0.5178984, 0.5623228, 0.6283878, 0.5527413, 0.5321927, 0.698232, 0.636322, 0.545996, 0.5802855]
+    means = [0.5542728, 0.5178984, 0.5698747, 0.5385820, 0.5527413, 0.5321927, 0.698232, 0.636322, 0.545996, 0.5802855]
     assert batch.input.mean((1, 2, 3), dtype=np.float64) == pytest.approx(means, abs=1e-6)
 
 
@@ -222,6 +223,56 @@ def test_half_of_the_real_haze_is_made_milder_and_nothing_else_is():
     milder = clear[clear > 0]
     assert 0 < milder.min() < 0.1 and 0.7 < milder.max() <= 0.8
     assert (real.batch(0, 16, {"derain": 50}).input[..., 2] == 0).all()
+
+
+def test_blur_is_learnt_from_enlarged_photographs_too():
+    """Red and green say where a pixel lies: enlarged f times, neighbours lie 1 / f apart."""
+    pairs = {task: [coded_pair(100, 140)] for task in ("deblur", "derain")}
+    real = PatchStream(images(), smoke().degradation, 0, pairs, real_share=1.0)
+    batch = real.batch(0, 64, {"deblur": 200, "derain": 20})
+    spans = np.ptp(batch.target[..., 0] * 255, axis=(1, 2))
+    blurred, rainy = spans[:200], spans[200:]
+    assert set(rainy) == {63.0}
+    large = blurred[blurred < 62]
+    assert abs(len(large) / 200 - 0.5) <= 3 * np.sqrt(0.25 / 200)
+    assert 63 / ENLARGED["deblur"] - 1 <= large.min() < 40 and large.max() > 55
+    np.testing.assert_allclose(batch.input[:200, ..., :2], batch.target[:200, ..., :2], atol=1e-6)
+
+
+def test_half_of_all_blur_is_made_milder_down_to_none():
+    """Real pairs: input 0 and target 255 in blue, so that what stands there is the share of the sharp photograph."""
+    real = PatchStream(images(), smoke().degradation, 0, {"deblur": [coded_pair(64, 64)]}, real_share=1.0)
+    sharp = real.batch(0, 16, {"deblur": 400}).input[..., 2].mean(axis=(1, 2))
+    assert abs((sharp > 0).mean() - 0.5) <= 3 * np.sqrt(0.25 / 400), "three standard deviations"
+    milder = 1 - sharp[sharp > 0]
+    assert milder.min() < 0.05 and milder.max() > 0.95 and 0.4 < np.median(milder) < 0.6
+
+
+def test_our_own_blur_is_made_milder_too(monkeypatch):
+    """The same samples, once with all of their blur: what is left of it is one share of it per sample."""
+    batches = {}
+    for least in (0.0, 1.0):
+        monkeypatch.setattr(
+            "instruct_ipt.data.stream.MILDER", {"deblur": MILDER["deblur"]._replace(often=1, least=least)}
+        )
+        batches[least] = stream().batch(0, 32, {"deblur": 8})
+    assert np.array_equal(batches[0.0].target, batches[1.0].target)
+    left, whole = (batch.input - batch.target for batch in batches.values())
+    shares = (left * whole).sum((1, 2, 3)) / (whole**2).sum((1, 2, 3))
+    np.testing.assert_allclose(left, shares[:, None, None, None] * whole, atol=1e-5)
+    assert 0 <= shares.min() < 0.35 and 0.65 < shares.max() <= 1
+
+
+def test_an_enlarged_image_is_that_of_bicubic_interpolation():
+    """Of a smooth picture any good interpolation is the function itself."""
+    y, x = (np.mgrid[:40, :40] + 0.5) / 40
+    wide = (np.mgrid[:60, :60] + 0.5) / 60
+
+    def picture(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.rint(255 * np.dstack([y, x, 0.5 + 0.4 * np.sin(4 * y) * np.cos(3 * x)])).astype(np.uint8)
+
+    found = enlarge(picture(y, x), 60).astype(int)
+    assert found.shape == (60, 60, 3) and np.abs(found - picture(*wide))[3:-3, 3:-3].max() <= 2
 
 
 def test_a_shrunk_image_is_the_means_of_its_squares():

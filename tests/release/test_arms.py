@@ -20,7 +20,7 @@ from instruct_ipt.pipeline import run_stage
 from instruct_ipt.release import arms, side_by_side
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import write_release
-from instruct_ipt.stages.cell import build
+from instruct_ipt.stages.cell import build, seed_of_samples
 from instruct_ipt.tasks import TASKS
 from tests import warm
 
@@ -44,6 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learning_rate": {"backbone": 0.001, "biases": 0.001},
         "patches": [{"share": 1.0, "size": 40}],
     }
+    values["finish"] |= {"steps": 2, "patches": [{"share": 1.0, "size": 32}]}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     shutil.rmtree(folder / "weights")
     shutil.move(folder / "data/raw", folder / "mirror")
@@ -128,6 +129,33 @@ def test_the_release_goes_on_from_the_synchronous_arm(trained, monkeypatch):
     fresh = build(vars(arms.recipe_of(configuration, "release")), configuration.backbone, 0, GROUPS).state_dict()
     moved, away = (sum(float((end[n] - other[n]).square().sum()) for n in end) for other in (start, fresh))
     assert 0 < moved < away
+
+
+def test_the_finish_goes_on_from_the_release_with_samples_and_a_loss_of_its_own(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    arms.train("release")
+    arms.train("finish")
+    configuration = params_module.load()
+    assert facts(trained, "finish")["steps"] == 2 and arms.steps_of(configuration, "finish") == 4 + 3 + 2
+    record = json.loads((trained / "models/release/finish/provenance.json").read_text(encoding="utf-8"))
+    assert "models/release/release/weights.safetensors" in record["inputs"]
+    assert {"training", "finish"} <= record["params"].keys() and "release" not in record["params"]
+    settings = arms.settings_of(configuration, "finish")
+    assert settings.loss.psnr > 0 and settings.task_weights["deblur"] == configuration.finish.task_weights["deblur"]
+    assert arms.load(configuration, "finish")["derain"] is not None
+    start, end = (load_file(f"models/release/{name}/weights.safetensors") for name in ("release", "finish"))
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+
+
+def test_who_goes_on_draws_samples_of_his_own(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    configuration = params_module.load()
+    seeds = {}
+    for name in ("shared", "synchronous", "release", "finish"):
+        job = arms.job_of(configuration, name, trained / "unused", tracker=None)
+        seeds[name] = seed_of_samples(job)
+    assert seeds["shared"] == seeds["synchronous"] == configuration.seed
+    assert len({seeds[name] for name in ("synchronous", "release", "finish")}) == 3
 
 
 def test_a_release_of_an_arm_restores(trained, monkeypatch):

@@ -254,6 +254,26 @@ def test_the_frequency_term_is_the_plain_transforms_distance():
     assert float(restoration_loss(a, b, 0.5, 0.2)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_logarithm_of_each_samples_error_counts_as_its_psnr_does():
+    """Float64; a factor and the floor under the error apart it is the mean PSNR, and gradients follow the dB.
+
+    Of an error that nobody sees they take no notice.
+    """
+    generator = torch.Generator().manual_seed(1)
+    target = torch.rand(3, 3, 6, 7, dtype=torch.float64, generator=generator)
+    errors = torch.tensor([0.5, 0.1, 0.0005], dtype=torch.float64).reshape(3, 1, 1, 1)
+    output = (target + errors).requires_grad_()
+    plain, whole = (restoration_loss(output, target, 0.5, 0.2, weight) for weight in (0.0, 0.3))
+    added = float((whole - plain).detach())
+    decibels = [-10 * math.log10(float(e) ** 2 + (2 / 255) ** 2) for e in errors]
+    assert added == pytest.approx(-0.3 * np.mean(decibels) * math.log(10) / 10, rel=1e-9)
+    restoration_loss(output, target, 0.0, 0.0, 1.0).backward()
+    relative = (output.grad * errors).sum((1, 2, 3))
+    assert relative[0] == pytest.approx(float(relative[1]), rel=0.01), "five times the error, the same pull"
+    assert relative[2] < 0.01 * relative[0]
+    assert torch.isfinite(restoration_loss(target, target, 1.0, 0.05, 1.0))
+
+
 def test_weights_are_written_whole_and_refused_when_they_do_not_fit(tmp_path):
     network = model()
     save_weights(tmp_path / "w.safetensors", network.state_dict())

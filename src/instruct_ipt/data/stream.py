@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from instruct_ipt.data.degradations import SYNTHETIC, degrade
 from instruct_ipt.data.images import to_float
@@ -24,9 +25,29 @@ Plan = Sequence[tuple[int, int, Mapping[str, int]]]
 # dense it is shows in the whole scene, of which a patch at full size holds a corner. Rain, snow, noise and blur have a
 # size of their own in pixels.
 SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
-# Task -> how often a real pair is made a milder one: the mean of a hazy and a clear photograph is the same scene behind
-# less of the same haze, by its law. The public pairs are dense, and few.
-MILDER: Mapping[str, float] = MappingProxyType({"dehaze": 0.5})
+# Task -> how far a patch may be enlarged, every other time: photographs at their full size are softer than the reduced
+# ones of the training sets, and what never saw a soft one takes it for a blurred one and sharpens it.
+ENLARGED: Mapping[str, float] = MappingProxyType({"deblur": 2.0})
+
+
+class Milder(NamedTuple):
+    """How damage is made milder: the input becomes ``target + u * (input - target)``.
+
+    Attributes:
+        often: share of the samples in [0, 1].
+        least: u is uniform in [least, 1].
+        synthetic: whether our own damage is made milder too, not the real pairs alone.
+    """
+
+    often: float
+    least: float
+    synthetic: bool
+
+
+# The mean of a hazy and a clear photograph is the same scene behind less of the same haze, by its law; the public pairs
+# are dense, and few. That of a blurred and a sharp one is what a camera takes that rests for a part of the exposure (in
+# linear light; near enough here): one that was hardly blurred has to stay as it is.
+MILDER: Mapping[str, Milder] = MappingProxyType({"dehaze": Milder(0.5, 0.2, False), "deblur": Milder(0.5, 0.0, True)})
 _KILLED = (
     "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
     "in params.yaml (0 needs no process) and start again: training resumes where it was"
@@ -117,16 +138,23 @@ class PatchStream:
         (crop,) = _cut(task, rng, size, self._images[chosen])
         # A shuffle of the colour channels: few photographs, many patches.
         clean = to_float(np.ascontiguousarray(crop[..., rng.permutation(3)]))
-        return degrade(damage, clean, rng, self._settings, level, self._masks), clean, name_of(self._images, chosen)
+        given = degrade(damage, clean, rng, self._settings, level, self._masks)
+        return _milder(task, rng, given, clean, synthetic=True), clean, name_of(self._images, chosen)
 
     def _real(self, task: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, str]:
         """A patch of a real pair. Its colours stay: real haze, rain and snow have one of their own to be learnt."""
         pairs = self._pairs[task]
         chosen = rng.choice(len(pairs), p=self._pair_share[task])
         given, target = (to_float(np.ascontiguousarray(cut)) for cut in _cut(task, rng, size, *pairs[chosen]))
-        if task in MILDER and rng.random() < MILDER[task]:
-            given = target + np.float32(rng.uniform(0.2, 1.0)) * (given - target)
-        return given, target, name_of(pairs, chosen)
+        return _milder(task, rng, given, target, synthetic=False), target, name_of(pairs, chosen)
+
+
+def _milder(task: str, rng: np.random.Generator, given: np.ndarray, target: np.ndarray, synthetic: bool) -> np.ndarray:
+    """The input of a sample, or a milder one where :data:`MILDER` has the task; others draw no number."""
+    how = MILDER.get(task)
+    if how is None or (synthetic and not how.synthetic) or rng.random() >= how.often:
+        return given
+    return target + np.float32(rng.uniform(how.least, 1.0)) * (given - target)
 
 
 def _nothing_for(task: str) -> str:
@@ -155,7 +183,10 @@ def _shares(images: Sequence[Any]) -> np.ndarray:
 
 
 def _cut(task: str, rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
-    """The same patch of images of one size, of a task in :data:`SHRUNK` out of shrunk ones."""
+    """The same patch of images of one size, of a task in :data:`SHRUNK` or :data:`ENLARGED` out of resized ones."""
+    if task in ENLARGED and rng.random() < 0.5:
+        side = int(np.ceil(size / rng.uniform(1.0, ENLARGED[task])))
+        return [enlarge(crop, size) for crop in _crop(rng, side, *images)]
     if task not in SHRUNK:  # only such a task draws the factor: the stream of the others stays as it was
         return _crop(rng, size, *images)
     factor = int(rng.integers(1, max(1, min(SHRUNK[task], min(images[0].shape[:2]) // size)) + 1))
@@ -167,6 +198,11 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     """Means over squares of ``factor`` x ``factor`` pixels: uint8 (H, W, 3), sides multiples of it, to 8 bits again."""
     height, width = (side // factor for side in image.shape[:2])
     return np.rint(image.reshape(height, factor, width, factor, 3).mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+
+
+def enlarge(image: np.ndarray, size: int) -> np.ndarray:
+    """A square image, uint8 (N, N, 3), by bicubic interpolation as uint8 (size, size, 3)."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _crop(rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 The common arms share one schedule, that of the section `training`: the same steps, batches, data and seed. `synthetic`
 is the synchronous one without the real pairs: what they are good for. `release` goes on from the synchronous arm on the
-schedule of the section `release`.
+schedule of the section `release`, and `finish` from there, on that of the section `finish`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from instruct_ipt import params as params_module
@@ -28,10 +29,12 @@ from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.build import build_shared, read_selection
 from instruct_ipt.training.checkpoint import load_weights
 
-RELEASE, START = "release", "synchronous"
+START, RELEASE, FINISH = "synchronous", "release", "finish"
+# Arm -> the one it goes on from, on the schedule of the section of its own name.
+GOES_ON: Mapping[str, str] = MappingProxyType({RELEASE: START, FINISH: RELEASE})
 SYNTHETIC = "synthetic"
 COMMON = ("shared", "experts", "film", "frozen", START, SYNTHETIC)
-NAMES = (*COMMON, RELEASE)
+NAMES = (*COMMON, *GOES_ON)
 
 _SECTIONS = ("seed", "degradation", "backbone", "modulation", "training")
 
@@ -83,9 +86,9 @@ def settings_of(configuration: Params, name: str) -> Any:
     """The section `training`, as an arm changes it."""
     if name == SYNTHETIC:
         return configuration.training.model_copy(update={"real_share": 0.0})
-    if name != RELEASE:
+    if name not in GOES_ON:
         return configuration.training
-    own = configuration.release
+    own = getattr(configuration, name)
     return configuration.training.model_copy(update={key: getattr(own, key) for key in type(own).model_fields})
 
 
@@ -111,20 +114,25 @@ def load(configuration: Params, name: str) -> Method | None:
 
 
 def steps_of(configuration: Params, name: str) -> int:
-    """Steps of training behind the weights of an arm; those that the release began with count."""
-    return settings_of(configuration, name).steps + (configuration.training.steps if name == RELEASE else 0)
+    """Steps of training behind the weights of an arm; those of the arm that it goes on from count."""
+    before = steps_of(configuration, GOES_ON[name]) if name in GOES_ON else 0
+    return before + settings_of(configuration, name).steps
+
+
+def _trained_before(name: str) -> int:
+    return 1 + _trained_before(GOES_ON[name]) if name in GOES_ON else 0
 
 
 def _inputs(configuration: Params, name: str) -> list[Path]:
     """The files an arm stands on; InputError where one is missing or stale."""
     made = [path for path in LEAVES if path != SELECTION or not configuration.sensitivity.groups]
     check_inputs([path.as_posix() for path in made], configuration)
-    if name != RELEASE:
+    if name not in GOES_ON:
         return made
-    start = _weights(START)
+    start = _weights(GOES_ON[name])
     if not start.is_file():
-        raise InputError(f"{start} does not exist, from which the release goes on; `ipt arm {START}` makes it")
-    _check_described(configuration, START)
+        raise InputError(f"{start} does not exist, from which {name} goes on; `ipt arm {GOES_ON[name]}` makes it")
+    _check_described(configuration, GOES_ON[name])
     return [*made, start]
 
 
@@ -133,7 +141,7 @@ def _check_described(configuration: Params, name: str) -> None:
     recorded = provenance.read_record(ARMS / name / "provenance.json")
     if recorded is None:
         raise InputError(f"{ARMS / name}/provenance.json is missing or damaged; `ipt arm {name}` trains it anew")
-    # What the release began with may be gone by now.
+    # What it went on from may be gone by now.
     inputs = {path: digest for path, digest in recorded["inputs"].items() if Path(path).is_file()}
     now = _record(configuration, name, [Path(path) for path in inputs])
     found = provenance.differences(recorded | {"code_digest": now["code_digest"], "inputs": inputs}, now)
@@ -146,7 +154,7 @@ def _weights(name: str) -> Path:
 
 
 def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, Any]:
-    own = (RELEASE,) if name == RELEASE else ()
+    own = (name,) if name in GOES_ON else ()
     # As JSON has it, to be compared with what is read back.
     recipe = json.loads(json.dumps(asdict(recipe_of(configuration, name))))
     arm: Mapping[str, Any] = {"name": name, "recipe": recipe}
@@ -156,19 +164,24 @@ def _record(configuration: Params, name: str, inputs: list[Path]) -> dict[str, A
     return provenance.record(sections, [__name__], inputs)
 
 
-def _make(configuration: Params, name: str, out: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
-    groups = groups_of(configuration)
-    job = cell.Job(
+def job_of(configuration: Params, name: str, checkpoints: Path, tracker: Any) -> cell.Job:
+    """What an arm is trained from."""
+    return cell.Job(
         {"study": "arm", "setting": name, "seed": configuration.seed},
         asdict(recipe_of(configuration, name)),
         settings_of(configuration, name),
         configuration.degradation,
         configuration.backbone,
-        groups,
+        groups_of(configuration),
         checkpoints,
         tracker,
-        _weights(START) if name == RELEASE else None,
+        _weights(GOES_ON[name]) if name in GOES_ON else None,
+        _trained_before(name),
     )
+
+
+def _make(configuration: Params, name: str, out: Path, checkpoints: Path, tracker: tracking.Tracker) -> None:
+    job = job_of(configuration, name, checkpoints, tracker)
     models, history = cell.train(job)
     facts = {"method": job.recipe["method"], "strategy": job.recipe["strategy"]}
     if name == "experts":
@@ -177,4 +190,4 @@ def _make(configuration: Params, name: str, out: Path, checkpoints: Path, tracke
         write_model(out, next(iter(models.values())), history, facts)
     # Beside the weights, as a replication has it: `ipt release` builds the network from it.
     chosen_by = "params.yaml: sensitivity.groups" if configuration.sensitivity.groups else SELECTION.as_posix()
-    provenance.write_json(out / "selection.json", {"groups": groups, "chosen_by": chosen_by})
+    provenance.write_json(out / "selection.json", {"groups": job.groups, "chosen_by": chosen_by})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -56,6 +57,7 @@ class Job:
         checkpoints: folder for rolling checkpoints.
         tracker: live view.
         start: weights of a network of the same recipe to go on from; None: fresh ones.
+        trained_before: how many trainings in a row led to ``start``; each draws samples of its own.
     """
 
     facts: dict[str, Any]
@@ -67,6 +69,7 @@ class Job:
     checkpoints: Path
     tracker: Tracker
     start: Path | None = None
+    trained_before: int = 0
 
 
 def train(job: Job) -> tuple[dict[str, TaskModel], list[list[Any]]]:
@@ -159,7 +162,7 @@ class _Runner:
         self.job, self.tasks, self.seed = job, tuple(job.recipe["tasks"]), job.facts["seed"]
         self.settings = of_equal_batch(job.settings, self.tasks)
         share = self.settings.real_share
-        self.stream = training_stream(PREPARED, job.degradation, self.seed, share, self.tasks)
+        self.stream = training_stream(PREPARED, job.degradation, seed_of_samples(job), share, self.tasks)
         self.validation = Validation(PREPARED, job.degradation, self.tasks)
 
     def single(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
@@ -189,6 +192,14 @@ class _Runner:
             observe=self.job.tracker.watch(self.validation.samples),
             title=" ".join(str(self.job.facts[key]) for key in ("study", "setting", "seed")) + f" ({part})",
         )
+
+
+def seed_of_samples(job: Job) -> int:
+    """Seed of the training samples: who goes on from a network would else see those of its training again, in order."""
+    seed = int(job.facts["seed"])
+    if not job.trained_before:
+        return seed
+    return int(np.random.SeedSequence([seed, job.trained_before]).generate_state(1)[0])
 
 
 def _score(model: TaskModel, task: str, degradation: Any, strength: float = 1.0) -> pd.DataFrame:

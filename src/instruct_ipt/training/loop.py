@@ -181,7 +181,7 @@ class Trainer:
         target = to_tensor(batch.target, self.device)
         with autocast(self.settings.precision, self.device):
             output = self.model(to_tensor(batch.input, self.device), task)
-        loss = restoration_loss(output, target, self.settings.loss.l1, self.settings.loss.frequency)
+        loss = restoration_loss(output, target, **vars(self.settings.loss))
         with torch.no_grad():
             return loss, (output - target).abs().mean(dim=(1, 2, 3))
 
