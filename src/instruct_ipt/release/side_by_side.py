@@ -22,7 +22,7 @@ from instruct_ipt.classical import available, choose
 from instruct_ipt.data.prepared import Pair, read_index
 from instruct_ipt.errors import InputError
 from instruct_ipt.evaluation.benchmark import Restore, restore, score_images
-from instruct_ipt.evaluation.protocol import PROTOCOLS
+from instruct_ipt.evaluation.protocol import PROTOCOLS, first_protocol
 from instruct_ipt.evaluation.validation import validation_pairs
 from instruct_ipt.marks import Marks
 from instruct_ipt.params import Params
@@ -62,7 +62,7 @@ class Rival:
 
 
 def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.DataFrame:
-    """Mean scores by protocol `rgb` of every arm that is trained and every classical method, set by set.
+    """Mean scores of every arm that is trained and every classical method, set by set, by the set's first protocol.
 
     Beside the sets of others stand the same damages made by us on clean test images (`CBSD68-derain` and so on).
 
@@ -102,7 +102,11 @@ def compute(methods: Sequence[str] = (), datasets: Sequence[str] = ()) -> pd.Dat
             rows, timed = [], []
             found = score_images(methods_of, root, configuration.degradation, [PROTOCOL], only=only, tasks=[task])
             for pair, _, scores in found:
-                rows += [[task, score.dataset, score.method, score.psnr, score.ssim] for score in scores]
+                rows += [
+                    [task, score.dataset, score.method, score.psnr, score.ssim]
+                    for score in scores
+                    if score.protocol == first_protocol(score.dataset)
+                ]
                 timed += [pair] if len(timed) < _TIMED else []
                 advance(next(done), f"{pair.dataset} {pair.name}")
             tables.append(_means(rows, rivals, _time_ratios(rivals, reference, timed)))
