@@ -90,10 +90,14 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: f
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("synchronous", 1e-12), ("seven", 1e-12), ("phases", 1e-12), ("poisoned", 1e-12), ("single", 1e-5)],
+    [("synchronous", 1e-12), ("seven", 1e-12), ("phases", 1e-12), ("poisoned", 1e-12), ("single", 1e-3)],
 )
 def test_two_processes_train_as_one(together, name, tolerance):
-    """Weights move by 1e-2 in these runs; single precision leaves them a few 1e-7 apart, double precision 1e-14."""
+    """Weights move by 1e-2 in these runs; double precision leaves them 1e-14 apart.
+
+    Single precision leaves most of them a few 1e-7 apart: a step of Adam has the same size however small the gradient is,
+    and so one that is nothing but rounding may move a weight by 1e-4.
+    """
     alone, (first, second) = runs.train(name), outcome(together, name)
     assert_close(alone["weights"], first["weights"], tolerance)
     moved = runs.TRAININGS[name].model(0).state_dict()
