@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
@@ -411,6 +412,19 @@ def test_figures_tables_and_report_are_artifacts(synced):
         ("sensitivity", "results/sensitivity.csv"),
     ):
         assert file in found["instruct-ipt/smoke/replication", stage].artifacts
+
+
+def test_a_protocol_of_one_set_alone_has_no_mean_over_tasks(synced_copy):
+    """As the one that a set of its own brings with it: its mean would be that of one task."""
+    path = Path("results/benchmark.csv")
+    table = pd.read_csv(path)
+    one = table[(table.protocol == "rgb") & (table.dataset == table.dataset[0])].assign(protocol="rgb-shift")
+    pd.concat([table, one]).to_csv(path, index=False)
+    found = {card.name: results.metrics for card, results in runs.finished() if card.study == runs.BENCHMARK}
+    assert found
+    for metrics in found.values():
+        assert "rgb/psnr/mean" in metrics and "rgb-shift/psnr/mean" not in metrics
+        assert f"rgb-shift/psnr/{one.task.iloc[0]}/{one.dataset.iloc[0]}" in metrics
 
 
 def test_a_method_has_its_test_scores_and_its_pictures(synced):

@@ -155,8 +155,12 @@ def _method_card(record: Mapping[str, Any], method: str, seed: str, strategy: st
 
 
 def _benchmark_metrics(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """`<protocol>/<psnr, ssim or gain>/<task>/<dataset>`, and the mean in which every task counts alike."""
+    """`<protocol>/<psnr, ssim or gain>/<task>/<dataset>`, and the mean in which every task counts alike.
+
+    A protocol that was computed for a set of its own alone has no mean: it would be that of one task.
+    """
     found: dict[str, float] = {}
+    tasks = {row["task"] for row in rows}
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         part = [row for row in rows if row["protocol"] == protocol]
         for measure in ("psnr", "ssim", "gain"):
@@ -165,7 +169,9 @@ def _benchmark_metrics(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
                 value = float(row["psnr"]) - float(row["psnr_input"]) if measure == "gain" else float(row[measure])
                 values[f"{protocol}/{measure}/{row['task']}/{row['dataset']}"] = value
                 by_task.setdefault(row["task"], []).append(value)
-            found |= {f"{protocol}/{measure}/mean": statistics.fmean(map(statistics.fmean, by_task.values()))} | values
+            if by_task.keys() == tasks:
+                found[f"{protocol}/{measure}/mean"] = statistics.fmean(map(statistics.fmean, by_task.values()))
+            found |= values
     return found | {key: float(rows[0][key]) for key in ("params_total", "params_per_task")}
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +21,8 @@ from instruct_ipt.pipeline import run_stage
 from instruct_ipt.release import arms, side_by_side
 from instruct_ipt.restoration import Restorer
 from instruct_ipt.restoration.weights import write_release
-from instruct_ipt.stages.cell import build, seed_of_samples
+from instruct_ipt.stages import cell
+from instruct_ipt.stages.cell import build
 from instruct_ipt.tasks import TASKS
 from tests import warm
 
@@ -150,12 +152,18 @@ def test_the_finish_goes_on_from_the_release_with_samples_and_a_loss_of_its_own(
 def test_who_goes_on_draws_samples_of_his_own(trained, monkeypatch):
     monkeypatch.chdir(trained)
     configuration = params_module.load()
-    seeds = {}
+    seeds = []
+
+    def stream(*arguments: Any, **named: Any) -> Any:
+        seeds.append(arguments[2])
+        raise InterruptedError
+
+    monkeypatch.setattr("instruct_ipt.stages.cell.training_stream", stream)
     for name in ("shared", "synchronous", "release", "finish"):
-        job = arms.job_of(configuration, name, trained / "unused", tracker=None)
-        seeds[name] = seed_of_samples(job)
-    assert seeds["shared"] == seeds["synchronous"] == configuration.seed
-    assert len({seeds[name] for name in ("synchronous", "release", "finish")}) == 3
+        with pytest.raises(InterruptedError):
+            cell.train(arms.job_of(configuration, name, trained / "unused", tracker=None))
+    assert seeds[0] == seeds[1] == configuration.seed
+    assert len(set(seeds[1:])) == 3
 
 
 def test_a_release_of_an_arm_restores(trained, monkeypatch):

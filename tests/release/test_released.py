@@ -71,14 +71,21 @@ def test_the_packs_tell_the_damage_of_the_file_they_were_trained_with():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_stored_weights_restore_what_they_were_trained_for(task):
-    """Of a picture in no training set, damaged anew; a small gain is enough here, the recorded scores say how much."""
+    """Of a picture in no training set, damaged anew eight times: the share of the squared error that is left.
+
+    Blur that it may have seen is the weak spot of this release; the recorded scores say how much is gained elsewhere.
+    """
     from skimage.data import rocket
 
     clean = rocket()[40:296, 200:456].astype(np.float32) / 255
-    given = degrade(task, clean, np.random.default_rng(3), load(DOCS / "params.yaml").degradation, 25.0)
-    restored = Restorer.load(WEIGHTS, "cpu").restore(np.clip(given, 0, 1), task)
-    errors = [float(np.mean((image - clean) ** 2)) for image in (np.clip(given, 0, 1), restored)]
-    assert errors[1] < 0.98 * errors[0]
+    degradation, restorer = load(DOCS / "params.yaml").degradation, Restorer.load(WEIGHTS, "cpu")
+    errors = []
+    for seed in range(8):
+        given = np.clip(degrade(task, clean, np.random.default_rng(seed), degradation, 25.0), 0, 1)
+        errors.append([float(np.mean((image - clean) ** 2)) for image in (given, restorer.restore(given, task))])
+    before, after = np.transpose(errors)
+    assert after.sum() < (0.98 if task == "deblur" else 0.2) * before.sum()
+    assert (after < before).all()
 
 
 def test_every_set_gains_on_the_mean_but_those_that_are_known_not_to(recorded):

@@ -88,18 +88,25 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: f
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def strayed_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: float) -> int:
+    """How many single numbers of all weights lie further apart."""
+    return sum(int(((a[name] - b[name]).abs() > atol).sum()) for name in a)
+
+
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("synchronous", 1e-12), ("seven", 1e-12), ("phases", 1e-12), ("poisoned", 1e-12), ("single", 1e-3)],
+    [("synchronous", 1e-12), ("seven", 1e-12), ("phases", 1e-12), ("poisoned", 1e-12), ("single", 1e-5)],
 )
 def test_two_processes_train_as_one(together, name, tolerance):
     """Weights move by 1e-2 in these runs; double precision leaves them 1e-14 apart.
 
-    Single precision leaves most of them a few 1e-7 apart: a step of Adam has the same size however small the gradient is,
-    and so one that is nothing but rounding may move a weight by 1e-4.
+    Single precision leaves them a few 1e-7 apart, but for one in thousands: a step of Adam has the same size however
+    small the gradient is, and so one that is nothing but rounding may move a weight by 1e-4.
     """
     alone, (first, second) = runs.train(name), outcome(together, name)
-    assert_close(alone["weights"], first["weights"], tolerance)
+    strayed = strayed_weights(alone["weights"], first["weights"], tolerance) if name == "single" else 0
+    assert_close(alone["weights"], first["weights"], 1e-4 if strayed else tolerance)
+    assert strayed <= 1
     moved = runs.TRAININGS[name].model(0).state_dict()
     assert max(float((moved[n] - tensor).abs().max()) for n, tensor in alone["weights"].items()) > 1e-3
     assert [row[:2] for row in first["history"]] == [row[:2] for row in alone["history"]] and first["history"]

@@ -12,6 +12,7 @@ import torch
 
 from instruct_ipt.errors import InputError
 from instruct_ipt.modulation import RankRule
+from instruct_ipt.params import FinishLossParams
 from instruct_ipt.tasks import TASKS
 from instruct_ipt.training.build import build_modulation, build_rival, build_shared, cost
 from instruct_ipt.training.checkpoint import Checkpoints, load_weights, save_weights
@@ -272,6 +273,18 @@ def test_the_logarithm_of_each_samples_error_counts_as_its_psnr_does():
     assert relative[0] == pytest.approx(float(relative[1]), rel=0.01), "five times the error, the same pull"
     assert relative[2] < 0.01 * relative[0]
     assert torch.isfinite(restoration_loss(target, target, 1.0, 0.05, 1.0))
+
+
+def test_a_weight_of_the_logarithm_changes_what_is_learnt():
+    """A section without the term trains as one in which it weighs nothing."""
+    base = settings().loss
+    ends = []
+    for loss in (base, *(FinishLossParams(**vars(base), psnr=weight) for weight in (0.0, 0.5))):
+        network = model()
+        Trainer(network, stream(), settings(loss=loss)).train([Phase(3, True, True)])
+        ends.append(bits(network))
+    assert_equal_bits(ends[0], ends[1])
+    assert any(not torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
 
 
 def test_weights_are_written_whole_and_refused_when_they_do_not_fit(tmp_path):

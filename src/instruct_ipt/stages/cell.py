@@ -162,7 +162,7 @@ class _Runner:
         self.job, self.tasks, self.seed = job, tuple(job.recipe["tasks"]), job.facts["seed"]
         self.settings = of_equal_batch(job.settings, self.tasks)
         share = self.settings.real_share
-        self.stream = training_stream(PREPARED, job.degradation, seed_of_samples(job), share, self.tasks)
+        self.stream = training_stream(PREPARED, job.degradation, _seed_of_samples(job), share, self.tasks)
         self.validation = Validation(PREPARED, job.degradation, self.tasks)
 
     def single(self) -> tuple[dict[str, TaskModel], list[list[Any]]]:
@@ -194,7 +194,7 @@ class _Runner:
         )
 
 
-def seed_of_samples(job: Job) -> int:
+def _seed_of_samples(job: Job) -> int:
     """Seed of the training samples: who goes on from a network would else see those of its training again, in order."""
     seed = int(job.facts["seed"])
     if not job.trained_before:
