@@ -52,6 +52,10 @@ CASES = {
         lambda v: v["training"]["task_weights"].update(colourise=1),
         ["task_weights", "denoise", "desnow"],
     ),
+    "no term in the loss": (
+        lambda v: v["finish"]["loss"].update(l1=0.0, frequency=0.0, psnr=0.0),
+        ["finish.loss", "l1 and frequency and psnr cannot all be 0", "nothing would be learned"],
+    ),
     "a task without a weight": (
         lambda v: v["finish"]["task_weights"].pop("derain"),
         ["finish.task_weights", "needs exactly these keys", "derain"],

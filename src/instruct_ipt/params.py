@@ -163,8 +163,9 @@ class LossParams(Section):
 
     @model_validator(mode="after")
     def _some_term(self) -> LossParams:
-        if self.l1 == 0 and self.frequency == 0:
-            raise ValueError("l1 and frequency cannot both be 0: nothing would be learned")
+        terms = {name: getattr(self, name) for name in type(self).model_fields}
+        if not any(terms.values()):
+            raise ValueError(f"{' and '.join(terms)} cannot all be 0: nothing would be learned")
         return self
 
 
@@ -201,6 +202,9 @@ def _of_all_tasks(weights: dict[str, float]) -> dict[str, float]:
 TaskWeights = Annotated[dict[TaskName, Positive], AfterValidator(_of_all_tasks)]
 
 
+RealShares = Annotated[dict[TaskName, Share], AfterValidator(_of_all_tasks)]
+
+
 class TrainingParams(Section):
     steps: Count
     batch_per_task: Count
@@ -232,6 +236,7 @@ class ReleaseParams(Section):
 
 
 class FinishParams(ReleaseParams):
+    real_share: RealShares
     task_weights: TaskWeights
     loss: FinishLossParams
 

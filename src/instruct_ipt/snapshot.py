@@ -91,8 +91,8 @@ def _results(profile: str) -> str:
     minutes = sum(float(row["seconds"]) for row in runtime) / 60
     peak = max(float(row["peak_mib"]) for row in runtime) / 1024
     cost = (
-        f"Profile `{profile}`, {_tested()}. The stages took "
-        f"{minutes:.0f} minutes together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process "
+        f"Profile `{profile}`, {_tested()}. The stages took\n"
+        f"{minutes:.0f} minutes together on {runtime[0]['hardware']}, with at most {peak:.1f} GiB in one process\n"
         f"([durations](docs/{profile}/runtime.csv), [scores](docs/{profile}/benchmark.csv))."
     )
     return "\n".join([*lines, "", cost])

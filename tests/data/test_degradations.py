@@ -154,13 +154,27 @@ def test_noise_is_white() -> None:
 
 @given(seed=st.integers(0, 10**6), half=st.integers(0, 15), anxiety=st.floats(0, 5))
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
-def test_kernel_is_a_centred_share_of_light(seed: int, half: int, anxiety: float) -> None:
+def test_kernel_is_a_share_of_light_that_fills_its_support(seed: int, half: int, anxiety: float) -> None:
     support = 2 * half + 1
     kernel = camera_shake_kernel(_rng(seed), support, anxiety)
     assert kernel.shape == (support, support) and kernel.dtype == np.float32
     assert kernel.min() >= 0 and kernel.sum() == pytest.approx(1, abs=1e-5)
-    y, x = np.mgrid[:support, :support] - half
-    assert abs((kernel * y).sum()) < 1e-3 and abs((kernel * x).sum()) < 1e-3
+    assert half == 0 or kernel.sum() > kernel[1:-1, 1:-1].sum(), "the path touches the border"
+
+
+def test_the_middle_of_the_kernel_is_a_moment_of_the_middle_half_of_the_exposure() -> None:
+    """On a straight path a quarter of the light or more comes before it, and after it, whatever the speed."""
+    y, x = np.mgrid[:41, :41] - 20
+    shares = []
+    for seed in range(60):
+        kernel = camera_shake_kernel(_rng(seed), 41, 0.0).astype(float)
+        moments = [[(kernel * a * b).sum() for b in (y, x)] for a in (y, x)]
+        down, right = np.linalg.eigh(moments)[1][:, 1]
+        along = down * y + right * x
+        before, after = kernel[along < -0.75].sum(), kernel[along > 0.75].sum()
+        assert before < 0.75 and after < 0.75 and before + after > 0.8, "the rest lies within a pixel"
+        shares.append(before / (before + after))
+    assert 0.15 < min(shares) < 0.35 and 0.65 < max(shares) < 0.85 and 0.4 < np.mean(shares) < 0.6
 
 
 def test_without_anxiety_the_kernel_is_a_straight_line() -> None:

@@ -106,7 +106,9 @@ def camera_shake_kernel(rng: np.random.Generator, support: int, anxiety: float) 
         anxiety: standard deviation of the heading over the exposure in radians; 0 is a straight line.
 
     Returns:
-        float32 (support, support), non-negative, sum 1, centroid in the middle, so that blur shifts nothing.
+        float32 (support, support), non-negative, sum 1; in the middle lies where the sensor was at some moment of the
+        middle half of the exposure. A sharp photograph shows one moment (the middle frame of those averaged, in GoPro:
+        Nah et al., CVPR 2017), and need not lie where the light has its centroid: a blurred edge leaves that open.
     """
     if support < 3:
         return np.ones((1, 1), np.float32)
@@ -115,7 +117,7 @@ def camera_shake_kernel(rng: np.random.Generator, support: int, anxiety: float) 
     turns += np.pi * (rng.random(steps) < 0.25 * anxiety / steps)
     speed = np.exp(rng.standard_normal(steps).cumsum() * (0.6 / np.sqrt(steps)))
     path = (speed * np.exp(1j * (rng.uniform(0, 2 * np.pi) + turns.cumsum()))).cumsum()
-    path -= path.mean()
+    path -= path[int(rng.integers(steps // 4, 3 * steps // 4 + 1))]
     half = (support - 1) / 2
     offsets = np.stack((path.imag, path.real))
     return _splat(np.clip(half + offsets * (half / np.abs(offsets).max()), 0, support - 1), support)

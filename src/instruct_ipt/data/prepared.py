@@ -254,7 +254,7 @@ def count(root: Path, split: str) -> dict[str, int]:
 
 
 def training_stream(
-    root: Path, settings: Any, seed: int, real_share: float, tasks: Sequence[str] = TASKS
+    root: Path, settings: Any, seed: int, real_share: float | Mapping[str, float], tasks: Sequence[str] = TASKS
 ) -> PatchStream:
     """The training stream over `data/prepared/train`.
 
@@ -262,7 +262,7 @@ def training_stream(
         root: `data/prepared`.
         settings: the `degradation` section of the parameters.
         seed: seed of the whole stream.
-        real_share: share of a task's samples that are real pairs, where there are any.
+        real_share: share of a task's samples that are real pairs, where there are any; one for all, or one per damage.
         tasks: names that batches may ask for, in the order of their indices.
     """
     from instruct_ipt.data.shards import Shards

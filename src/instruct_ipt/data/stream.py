@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from instruct_ipt.data.degradations import SYNTHETIC, degrade
 from instruct_ipt.data.images import to_float
@@ -28,6 +29,9 @@ SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
 # Task -> how far a patch may be enlarged, every other time: photographs at their full size are softer than the reduced
 # ones of the training sets, and what never saw a soft one takes it for a blurred one and sharpens it.
 ENLARGED: Mapping[str, float] = MappingProxyType({"deblur": 2.0})
+# Task -> largest deviation in px of a Gaussian over target and input alike, every other time: how sharp a photograph
+# is when nothing moves depends on lens, sensor and compression. Blur that goes beyond that is all there is to undo.
+SOFTENED: Mapping[str, float] = MappingProxyType({"deblur": 1.5})
 
 
 class Milder(NamedTuple):
@@ -35,19 +39,22 @@ class Milder(NamedTuple):
 
     Attributes:
         often: share of the samples in [0, 1].
-        least: u is uniform in [least, 1].
+        least, power: u is a number that is uniform in [least, 1], to that power.
         synthetic: whether our own damage is made milder too, not the real pairs alone.
     """
 
     often: float
     least: float
+    power: int
     synthetic: bool
 
 
 # The mean of a hazy and a clear photograph is the same scene behind less of the same haze, by its law; the public pairs
 # are dense, and few. That of a blurred and a sharp one is what a camera takes that rests for a part of the exposure (in
 # linear light; near enough here): one that was hardly blurred has to stay as it is.
-MILDER: Mapping[str, Milder] = MappingProxyType({"dehaze": Milder(0.5, 0.2, False), "deblur": Milder(0.5, 0.0, True)})
+MILDER: Mapping[str, Milder] = MappingProxyType(
+    {"dehaze": Milder(0.5, 0.2, 1, False), "deblur": Milder(0.5, 0.0, 2, True)}
+)
 _KILLED = (
     "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
     "in params.yaml (0 needs no process) and start again: training resumes where it was"
@@ -79,8 +86,9 @@ class PatchStream:
         seed: seed of the whole stream.
         pairs: task -> real pairs (input, target), uint8 (H, W, 3), of one size.
         masks: real snow masks, uint8 (H, W, 3).
-        real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any. A task whose damage we
-            cannot make (one of a user's own), or a stream without clean images, gives real pairs only.
+        real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any; one for all, or one per
+            damage. A task whose damage we cannot make (one of a user's own), or a stream without clean images, gives
+            real pairs only.
         tasks: names that batches may ask for, in the order of their indices; ``denoise-15`` is noise of one level.
 
     Raises:
@@ -94,13 +102,15 @@ class PatchStream:
         seed: int,
         pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] = MappingProxyType({}),
         masks: Sequence[np.ndarray] = (),
-        real_share: float = 0.5,
+        real_share: float | Mapping[str, float] = 0.5,
         tasks: Sequence[str] = TASKS,
     ) -> None:
         self.tasks = tuple(tasks)
         self._images, self._settings, self._seed = images, settings, seed
         self._pairs = {task: found for task, found in pairs.items() if len(found)}
-        self._masks, self._real_share = masks, real_share
+        self._masks = masks
+        one_for_all = dict.fromkeys((split_level(task)[0] for task in self.tasks), real_share)
+        self._real_share = real_share if isinstance(real_share, Mapping) else one_for_all
         if not len(images) and not self._pairs:
             raise InputError("no training image: data/prepared/train is empty; `dvc repro prepare` makes it")
         self._share = _shares(images)
@@ -130,7 +140,7 @@ class PatchStream:
         synthetic = damage in SYNTHETIC and len(self._images) > 0
         if task in self._pairs:
             # Only such a task draws this number: pairs of one task leave the stream of the others as it was.
-            if not synthetic or rng.random() < self._real_share:
+            if not synthetic or rng.random() < self._real_share[damage]:
                 return self._real(task, rng, size)
         elif not synthetic:
             raise InputError(_nothing_for(task))
@@ -154,7 +164,7 @@ def _milder(task: str, rng: np.random.Generator, given: np.ndarray, target: np.n
     how = MILDER.get(task)
     if how is None or (synthetic and not how.synthetic) or rng.random() >= how.often:
         return given
-    return target + np.float32(rng.uniform(how.least, 1.0)) * (given - target)
+    return target + np.float32(rng.uniform(how.least, 1.0) ** how.power) * (given - target)
 
 
 def _nothing_for(task: str) -> str:
@@ -183,6 +193,15 @@ def _shares(images: Sequence[Any]) -> np.ndarray:
 
 
 def _cut(task: str, rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
+    """The same patch of images of one size: of a task in :data:`SOFTENED` through one lens, every other time."""
+    patches = _resized(task, rng, size, *images)
+    if task not in SOFTENED or rng.random() >= 0.5:
+        return patches
+    deviation = rng.uniform(0.0, SOFTENED[task])
+    return [soften(patch, deviation) for patch in patches]
+
+
+def _resized(task: str, rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
     """The same patch of images of one size, of a task in :data:`SHRUNK` or :data:`ENLARGED` out of resized ones."""
     if task in ENLARGED and rng.random() < 0.5:
         side = int(np.ceil(size / rng.uniform(1.0, ENLARGED[task])))
@@ -203,6 +222,11 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
 def enlarge(image: np.ndarray, size: int) -> np.ndarray:
     """A square image, uint8 (N, N, 3), by bicubic interpolation as uint8 (size, size, 3)."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def soften(image: np.ndarray, deviation: float) -> np.ndarray:
+    """uint8 (H, W, 3), convolved with a Gaussian of ``deviation`` px, borders mirrored, to 8 bits again."""
+    return np.rint(gaussian_filter(image.astype(np.float32), (deviation, deviation, 0))).astype(np.uint8)
 
 
 def _crop(rng: np.random.Generator, size: int, *images: np.ndarray) -> list[np.ndarray]:
