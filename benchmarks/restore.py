@@ -138,25 +138,20 @@ def tiles(restorer: Restorer) -> list[dict[str, Any]]:
     settings = params.load(PARAMS, "quick").degradation
     rows = []
     for task in TASKS:
-        found: dict[int, list[tuple[float, float, float, float]]] = {tile: [] for tile in TILES}
+        found: dict[int, list[tuple[float, float, float]]] = {tile: [] for tile in TILES}
         for name, image in photographs().items():
             clean = mosaic(image, 2 * image.shape[0], 2 * image.shape[1])
             given = to_bytes(degrade_named(task, to_float(clean), name, settings))
             results = {tile: restorer.restore(given, task, tile=tile).astype(np.float64) for tile in TILES}
             whole = results[0]
-            before = _psnr(given.astype(np.float64), clean)
             for tile, result in results.items():
-                away = float(np.abs(result - whole).mean())
-                found[tile].append((before, _psnr(result, clean), away, _seam(restorer, result, whole, tile)))
+                psnr = 10 * math.log10(255**2 / ((result - clean) ** 2).mean())
+                found[tile].append((psnr, float(np.abs(result - whole).mean()), _seam(restorer, result, whole, tile)))
         for tile, values in found.items():
-            before, psnr, away, seam = (float(column) for column in np.mean(values, axis=0))
-            rows.append({"task": task, "tile": tile, "input": before, "psnr": psnr, "away": away, "seam": seam})
+            psnr, away, seam = (float(column) for column in np.mean(values, axis=0))
+            rows.append({"task": task, "tile": tile, "psnr": psnr, "away": away, "seam": seam})
             print(f"{task} tile {tile}: {psnr:.2f} dB, {away:.2f} levels from whole, seam {seam:.3f}", flush=True)
     return rows
-
-
-def _psnr(image: np.ndarray, clean: np.ndarray) -> float:
-    return 10 * math.log10(255**2 / ((image - clean) ** 2).mean())
 
 
 def _seam(restorer: Restorer, result: np.ndarray, whole: np.ndarray, tile: int) -> float:
@@ -233,8 +228,8 @@ def _costs_shown(kept: dict[str, Any]) -> str:
         lines.append(f"| {size} | {pixels:.0f} | {row['tile']} | {row['seconds']:.0f} | {row['mib']:.0f} |")
     within = "within" if max(row["mib"] for row in kept["costs"]) <= LIMIT_MIB else "**beyond**"
     lines.append(
-        f"\nJPEG to JPEG by `ipt restore`, backbone `{kept['preset']}`; we hold ourselves to"
-        f" {LIMIT_MIB / 1024:.0f} GiB, and the largest is {within} it."
+        f"\nJPEG to JPEG by `ipt restore`, backbone `{kept['preset']}`; the largest is {within} the bound of"
+        f" {LIMIT_MIB / 1024:.0f} GiB."
     )
     return "\n".join(lines)
 
@@ -248,16 +243,13 @@ def _memory_shown(kept: dict[str, Any]) -> str:
 
 def _tiles_shown(kept: dict[str, Any]) -> str:
     cells = {(row["task"], row["tile"]): row for row in kept["tiles"]}
-    # What came in has no tiles: the same number stands beside each of them.
-    first = {(task, "as it came in"): {"psnr": row["input"]} for (task, tile), row in cells.items() if not tile}
-    cells = cells | first
     tables = []
     for key, title, form in (
         ("psnr", "PSNR, dB, on tiles of", "{:.2f}"),
         ("away", "mean distance from the whole image's result, in levels of 255", "{:.2f}"),
         ("seam", "steps across borders over steps inside", "{:.3f}"),
     ):
-        columns = ["as it came in", *TILES] if key == "psnr" else [tile for tile in TILES if tile]
+        columns = [tile for tile in TILES if tile or key == "psnr"]
         lines = [f"| {title} | {' | '.join(str(tile or 'whole') for tile in columns)} |"]
         lines.append("|---|" + "---:|" * len(columns))
         for task in TASKS:

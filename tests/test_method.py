@@ -56,7 +56,7 @@ def test_each_of_the_three_equations_has_code_and_a_test(number):
 
 def test_the_page_says_whose_equations_they_are_before_the_first():
     before = TEXT.partition("## Equation 1")[0]
-    assert "our reconstruction" in before and "not its text" in before
+    assert "our reconstruction" in before and "not the paper's text" in before
 
 
 def test_other_links_lead_somewhere():
