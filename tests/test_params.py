@@ -54,8 +54,13 @@ CASES = {
     ),
     "no term in the loss": (
         lambda v: v["finish"]["loss"].update(l1=0.0, frequency=0.0, psnr=0.0),
-        ["finish.loss", "l1 and frequency and psnr cannot all be 0", "nothing would be learned"],
+        ["finish.loss", "one of l1, frequency, psnr must be above 0"],
     ),
+    "a task without a share of real pairs": (
+        lambda v: v["finish"]["real_share"].pop("desnow"),
+        ["finish.real_share", "needs exactly these keys", "desnow"],
+    ),
+    "more than all pairs real": (lambda v: v["finish"]["real_share"].update(deblur=1.2), ["finish.real_share", "1"]),
     "a task without a weight": (
         lambda v: v["finish"]["task_weights"].pop("derain"),
         ["finish.task_weights", "needs exactly these keys", "derain"],

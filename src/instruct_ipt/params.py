@@ -165,7 +165,7 @@ class LossParams(Section):
     def _some_term(self) -> LossParams:
         terms = {name: getattr(self, name) for name in type(self).model_fields}
         if not any(terms.values()):
-            raise ValueError(f"{' and '.join(terms)} cannot all be 0: nothing would be learned")
+            raise ValueError(f"one of {', '.join(terms)} must be above 0: else nothing is learned")
         return self
 
 
@@ -200,8 +200,6 @@ def _of_all_tasks(weights: dict[str, float]) -> dict[str, float]:
 
 
 TaskWeights = Annotated[dict[TaskName, Positive], AfterValidator(_of_all_tasks)]
-
-
 RealShares = Annotated[dict[TaskName, Share], AfterValidator(_of_all_tasks)]
 
 

@@ -163,7 +163,8 @@ def test_without_real_pairs_the_stream_is_what_it_always_was():
     """Batch 5 as it was before real pairs existed, but for blur: recorded results stay reproducible.
 
     Targets bit for bit; inputs by their means, since the last bit of a sine is the processor's own. Blur changed
-    last when its patches began to be softened, and most of the milder ones to be hardly blurred.
+    last when its patches began to be softened, its milder ones to be milder still, and its kernel's middle to be a
+    moment of the exposure.
     """
     batch = stream().batch(5, 32, COUNTS)
     targets = "318fb7d71f810cf195670fab66f31d9325fa80f015a40289dd77fe3d62a56605"
@@ -295,7 +296,7 @@ def test_half_of_all_blur_is_made_milder_down_to_none():
     assert abs((sharp > 0).mean() - 0.5) <= 3 * np.sqrt(0.25 / 400), "three standard deviations"
     milder = 1 - sharp[sharp > 0]
     assert milder.min() < 0.01 and milder.max() > 0.95
-    assert 0.18 < np.median(milder) < 0.32, "a square: the hardly blurred are most of them"
+    assert 0.18 < np.median(milder) < 0.32, "a square: half of them keep less than a quarter"
 
 
 def test_our_own_blur_is_made_milder_too(monkeypatch):

@@ -152,10 +152,11 @@ def test_the_finish_goes_on_from_the_release_with_samples_and_a_loss_of_its_own(
 def test_who_goes_on_draws_samples_of_his_own(trained, monkeypatch):
     monkeypatch.chdir(trained)
     configuration = params_module.load()
-    seeds = []
+    seeds, shares = [], []
 
     def stream(*arguments: Any, **named: Any) -> Any:
         seeds.append(arguments[2])
+        shares.append(arguments[3])
         raise InterruptedError
 
     monkeypatch.setattr("instruct_ipt.stages.cell.training_stream", stream)
@@ -164,6 +165,7 @@ def test_who_goes_on_draws_samples_of_his_own(trained, monkeypatch):
             cell.train(arms.job_of(configuration, name, trained / "unused", tracker=None))
     assert seeds[0] == seeds[1] == configuration.seed
     assert len(set(seeds[1:])) == 3
+    assert shares == [configuration.training.real_share] * 3 + [configuration.finish.real_share]
 
 
 def test_a_release_of_an_arm_restores(trained, monkeypatch):

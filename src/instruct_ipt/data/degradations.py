@@ -1,7 +1,7 @@
 """The five damages, defined once: training, evaluation, tests and the web page all call ``degrade``.
 
 Every image here is float32 (H, W, 3) RGB in [0, 1], of any size from 1 x 1. Every random number comes from the numpy
-Generator that is passed in. ``settings`` is the ``degradations`` section of the parameters: one group of ranges per
+Generator that is passed in. ``settings`` is the ``degradation`` section of the parameters: one group of ranges per
 task. A range ``[lo, hi]`` is drawn from once per image unless said otherwise.
 """
 
@@ -106,9 +106,10 @@ def camera_shake_kernel(rng: np.random.Generator, support: int, anxiety: float) 
         anxiety: standard deviation of the heading over the exposure in radians; 0 is a straight line.
 
     Returns:
-        float32 (support, support), non-negative, sum 1; in the middle lies where the sensor was at some moment of the
-        middle half of the exposure. A sharp photograph shows one moment (the middle frame of those averaged, in GoPro:
-        Nah et al., CVPR 2017), and need not lie where the light has its centroid: a blurred edge leaves that open.
+        float32 (support, support), non-negative, sum 1. Its middle is where the sensor was at a random moment of the
+        middle half of the exposure: a sharp photograph shows one moment (in GoPro the middle one of the averaged
+        frames: Nah et al., CVPR 2017). That need not be the centroid of the light, and the blurred picture does not
+        tell where it is.
     """
     if support < 3:
         return np.ones((1, 1), np.float32)

@@ -30,7 +30,8 @@ SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
 # ones of the training sets, and what never saw a soft one takes it for a blurred one and sharpens it.
 ENLARGED: Mapping[str, float] = MappingProxyType({"deblur": 2.0})
 # Task -> largest deviation in px of a Gaussian over target and input alike, every other time: how sharp a photograph
-# is when nothing moves depends on lens, sensor and compression. Blur that goes beyond that is all there is to undo.
+# is when nothing moves depends on lens, sensor and compression; only blur beyond that is to be undone. The Gaussian acts
+# on the stored values, which is near enough for so small a one.
 SOFTENED: Mapping[str, float] = MappingProxyType({"deblur": 1.5})
 
 
@@ -39,7 +40,7 @@ class Milder(NamedTuple):
 
     Attributes:
         often: share of the samples in [0, 1].
-        least, power: u is a number that is uniform in [least, 1], to that power.
+        least, power: u = v ** power, with v uniform in [least, 1].
         synthetic: whether our own damage is made milder too, not the real pairs alone.
     """
 
@@ -52,8 +53,12 @@ class Milder(NamedTuple):
 # The mean of a hazy and a clear photograph is the same scene behind less of the same haze, by its law; the public pairs
 # are dense, and few. That of a blurred and a sharp one is what a camera takes that rests for a part of the exposure (in
 # linear light; near enough here): one that was hardly blurred has to stay as it is.
+# The square makes half of the milder ones keep less than a quarter of their blur: nearly sharp photographs lose most.
 MILDER: Mapping[str, Milder] = MappingProxyType(
-    {"dehaze": Milder(0.5, 0.2, 1, False), "deblur": Milder(0.5, 0.0, 2, True)}
+    {
+        "dehaze": Milder(often=0.5, least=0.2, power=1, synthetic=False),
+        "deblur": Milder(often=0.5, least=0.0, power=2, synthetic=True),
+    }
 )
 _KILLED = (
     "a process that makes batches was killed, most often because memory (or /dev/shm) ran out; lower training.workers "
@@ -86,8 +91,8 @@ class PatchStream:
         seed: seed of the whole stream.
         pairs: task -> real pairs (input, target), uint8 (H, W, 3), of one size.
         masks: real snow masks, uint8 (H, W, 3).
-        real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any; one for all, or one per
-            damage. A task whose damage we cannot make (one of a user's own), or a stream without clean images, gives
+        real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any; one for all, or one for
+            each damage of ``tasks``. A task whose damage we cannot make (one of a user's own), or a stream without clean images, gives
             real pairs only.
         tasks: names that batches may ask for, in the order of their indices; ``denoise-15`` is noise of one level.
 
@@ -109,8 +114,8 @@ class PatchStream:
         self._images, self._settings, self._seed = images, settings, seed
         self._pairs = {task: found for task, found in pairs.items() if len(found)}
         self._masks = masks
-        one_for_all = dict.fromkeys((split_level(task)[0] for task in self.tasks), real_share)
-        self._real_share = real_share if isinstance(real_share, Mapping) else one_for_all
+        damages = [split_level(task)[0] for task in self.tasks]
+        self._real_share = real_share if isinstance(real_share, Mapping) else dict.fromkeys(damages, real_share)
         if not len(images) and not self._pairs:
             raise InputError("no training image: data/prepared/train is empty; `dvc repro prepare` makes it")
         self._share = _shares(images)

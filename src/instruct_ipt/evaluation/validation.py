@@ -1,4 +1,4 @@
-"""PSNR on the validation split: the only score that training and every choice may see."""
+"""PSNR on the validation split: the only score by which training and the stages of the pipeline choose."""
 
 from __future__ import annotations
 
