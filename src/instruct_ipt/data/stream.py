@@ -30,8 +30,8 @@ SHRUNK: Mapping[str, int] = MappingProxyType({"dehaze": 4})
 # ones of the training sets, and what never saw a soft one takes it for a blurred one and sharpens it.
 ENLARGED: Mapping[str, float] = MappingProxyType({"deblur": 2.0})
 # Task -> largest deviation in px of a Gaussian over target and input alike, every other time: how sharp a photograph
-# is when nothing moves depends on lens, sensor and compression; only blur beyond that is to be undone. The Gaussian acts
-# on the stored values, which is near enough for so small a one.
+# is when nothing moves depends on lens, sensor and compression; only blur beyond that is to be undone. The Gaussian
+# acts on the stored values, which is near enough for so small a one.
 SOFTENED: Mapping[str, float] = MappingProxyType({"deblur": 1.5})
 
 
@@ -92,8 +92,8 @@ class PatchStream:
         pairs: task -> real pairs (input, target), uint8 (H, W, 3), of one size.
         masks: real snow masks, uint8 (H, W, 3).
         real_share: probability in [0, 1] that a sample is a real pair, for tasks that have any; one for all, or one for
-            each damage of ``tasks``. A task whose damage we cannot make (one of a user's own), or a stream without clean images, gives
-            real pairs only.
+            each damage of ``tasks``. A task whose damage we cannot make (one of a user's own), or a stream without
+            clean images, gives real pairs only.
         tasks: names that batches may ask for, in the order of their indices; ``denoise-15`` is noise of one level.
 
     Raises:
