@@ -137,11 +137,12 @@ def block(facts: Mapping[str, Any]) -> str:
         "",
         "![Dark, restored in two ways, ground truth](own-task/photographs.jpg)",
         "",
-        f"Test photographs, middle parts: as they came in, {names}, ground truth. *flower* is CC BY 2.0 (vultilion), "
-        "*coffee* is CC0, *rocket* is in the public domain.",
+        f"Test photographs, middle parts: as they came in, {names}, ground truth. *flower* is CC BY 2.0 "
+        "(vultilion),\n*coffee* is CC0, *rocket* is in the public domain.",
         "",
-        f"Pack: {facts['pack_kb']} kB beside a backbone of {facts['backbone_kb']} kB. Kept: step {facts['best_step']}. "
-        f"Equal bit for bit before and after: {older}. The command took {facts['minutes']} minutes; {where['cpu']}, "
+        f"Pack: {facts['pack_kb']} kB beside a backbone of {facts['backbone_kb']} kB. "
+        f"Kept: step {facts['best_step']}.\nEqual bit for bit before and after: "
+        f"{older}.\nThe command took {facts['minutes']} minutes; {where['cpu']}, "
         f"{where['threads']} threads; python {where['python']}, torch {where['torch']}.",
     ]
     return "\n".join(lines)
