@@ -60,7 +60,10 @@ CASES = {
         lambda v: v["finish"]["real_share"].pop("desnow"),
         ["finish.real_share", "needs exactly these keys", "desnow"],
     ),
-    "more than all pairs real": (lambda v: v["finish"]["real_share"].update(deblur=1.2), ["finish.real_share", "1"]),
+    "more than all pairs real": (
+        lambda v: v["finish"]["real_share"].update(deblur=1.2),
+        ["finish.real_share.deblur", "1.2"],
+    ),
     "a task without a weight": (
         lambda v: v["finish"]["task_weights"].pop("derain"),
         ["finish.task_weights", "needs exactly these keys", "derain"],

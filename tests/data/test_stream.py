@@ -302,15 +302,17 @@ def test_half_of_all_blur_is_made_milder_down_to_none():
 def test_our_own_blur_is_made_milder_too(monkeypatch):
     """The same samples, once with all of their blur: what is left of it is one share of it per sample."""
     batches = {}
-    for least in (0.0, 1.0):
-        monkeypatch.setattr(
-            "instruct_ipt.data.stream.MILDER", {"deblur": MILDER["deblur"]._replace(often=1, least=least)}
-        )
-        batches[least] = stream().batch(0, 32, {"deblur": 8})
-    assert np.array_equal(batches[0.0].target, batches[1.0].target)
-    left, whole = (batch.input - batch.target for batch in batches.values())
-    shares = (left * whole).sum((1, 2, 3)) / (whole**2).sum((1, 2, 3))
+    for least, power in ((0.0, 2), (0.0, 1), (1.0, 1)):
+        how = MILDER["deblur"]._replace(often=1, least=least, power=power)
+        monkeypatch.setattr("instruct_ipt.data.stream.MILDER", {"deblur": how})
+        batches[least, power] = stream().batch(0, 32, {"deblur": 8})
+    targets = [batch.target for batch in batches.values()]
+    assert np.array_equal(targets[0], targets[1]) and np.array_equal(targets[0], targets[2])
+    left, even, whole = (batch.input - batch.target for batch in batches.values())
+    shares, roots = ((part * whole).sum((1, 2, 3)) / (whole**2).sum((1, 2, 3)) for part in (left, even))
     np.testing.assert_allclose(left, shares[:, None, None, None] * whole, atol=1e-5)
+    np.testing.assert_allclose(shares, roots**2, atol=1e-4)
+    assert MILDER["deblur"].power == 2
     assert 0 <= shares.min() < 0.2 and 0.5 < shares.max() <= 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from instruct_ipt.errors import InputError
+from instruct_ipt.evaluation.protocol import OF_SET
 from instruct_ipt.release import gallery
 from instruct_ipt.release.sets import degradation_of, indexed_images
 from instruct_ipt.tasks import TASKS
@@ -82,6 +83,8 @@ def test_the_page_shows_before_after_and_truth(place):
     done = ipt(place)
     assert done.returncode == 0, done.stderr
     page = (place / "gallery/index.html").read_text(encoding="utf-8")
+    told = " ".join(page.split())
+    assert all(f"(of {name} by <code>{protocol}</code>)" in told for name, protocol in OF_SET.items())
     listed = pd.read_csv(place / gallery.LIST, dtype=str)
     for row in listed.itertuples(index=False):
         file = f"{row.task}/{row.dataset}{'-sigma25' if row.task == 'denoise' else ''}-{row.name}.png"
